@@ -1,0 +1,1 @@
+//! Capabilities (`capabilities(7)`).

@@ -1,0 +1,1 @@
+//! Id maps: parsing, algebra, allocation, user namespaces and idmapped mounts.

@@ -1,0 +1,1 @@
+//! What containers and virtual machines have in common.

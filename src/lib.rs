@@ -1,0 +1,25 @@
+//! System containers, OCI containers and micro-VMs inside your own daemon.
+#![deny(unsafe_code)]
+#![cfg(target_os = "linux")]
+
+mod error;
+mod name;
+mod sys;
+
+pub mod caps;
+pub mod cgroup;
+pub mod idmap;
+pub mod namespaces;
+pub mod rootfs;
+pub mod seccomp;
+
+mod op;
+mod spawn;
+mod store;
+
+pub mod container;
+pub mod instance;
+mod runtime;
+
+pub use error::{Error, ErrorKind, Result};
+pub use name::{InstanceId, InstanceName};

@@ -1,0 +1,1 @@
+//! Namespaces: kinds, sets of them, handles, time offsets.

@@ -1,0 +1,1 @@
+//! The runtime: where instances are made, found and listed.

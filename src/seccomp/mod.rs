@@ -1,0 +1,1 @@
+//! Seccomp: typed policies, compiled to BPF.

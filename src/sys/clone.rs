@@ -1,0 +1,170 @@
+//! `clone3(2)`.
+
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::process::Pid;
+
+use super::signal::BlockAll;
+use super::stack::Stack;
+
+pub(crate) const CLONE_PIDFD: u64 = 0x1000;
+pub(crate) const CLONE_VM: u64 = 0x100;
+pub(crate) const CLONE_VFORK: u64 = 0x4000;
+pub(crate) const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
+pub(crate) const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// A new child.
+#[derive(Debug)]
+pub(crate) struct Cloned {
+    pub(crate) pid: Pid,
+    pub(crate) pidfd: OwnedFd,
+}
+
+/// What a child is made with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CloneArgs<'a> {
+    /// `CLONE_NEW*` flags.
+    pub(crate) namespaces: u64,
+    /// The cgroup (v2) that it is born in.
+    pub(crate) cgroup: Option<BorrowedFd<'a>>,
+}
+
+impl CloneArgs<'_> {
+    fn raw(&self, pidfd: &mut i32, flags: u64) -> libc::clone_args {
+        // SAFETY: `clone_args` is a plain C structure for which all zeros mean "not used".
+        let mut a: libc::clone_args = unsafe { std::mem::zeroed() };
+        a.flags = flags | self.namespaces | CLONE_PIDFD | CLONE_CLEAR_SIGHAND;
+        a.pidfd = std::ptr::from_mut(pidfd) as u64;
+        a.exit_signal = libc::SIGCHLD as u64;
+        if let Some(cg) = self.cgroup {
+            a.flags |= CLONE_INTO_CGROUP;
+            a.cgroup = std::os::fd::AsRawFd::as_raw_fd(&cg) as u64;
+        }
+        a
+    }
+}
+
+/// Makes a child that shares our memory, runs `entry(arg)` on `stack` and holds this thread until it executes
+/// another program or ends. All signals are blocked meanwhile, and stay blocked in the child.
+///
+/// # Safety
+/// `entry` never returns, makes raw system calls only (no allocation, no locks, no thread-local state, no
+/// panic) and changes no credentials; what `arg` points to outlives the call.
+pub(crate) unsafe fn clone_sharing_memory<T>(
+    args: CloneArgs<'_>,
+    stack: &Stack,
+    entry: unsafe extern "C" fn(*const T) -> !,
+    arg: *const T,
+) -> Result<Cloned, Errno> {
+    let mut pidfd = -1;
+    let mut raw = args.raw(&mut pidfd, CLONE_VM | CLONE_VFORK);
+    (raw.stack, raw.stack_size) = stack.area();
+    let blocked = BlockAll::new();
+    // SAFETY: `raw` describes a stack that this call owns, and the caller vouches for `entry` and `arg`.
+    let ret = unsafe { arch::clone3_call(&raw, entry as *const () as usize, arg as usize) };
+    drop(blocked);
+    // SAFETY: the kernel filled `pidfd` if and only if a child was made.
+    unsafe { finish(ret, pidfd) }
+}
+
+/// Makes a child with a copy of our memory, which runs `entry(arg)` on a copy of this thread's stack.
+///
+/// # Safety
+/// As [`clone_sharing_memory`], but for credentials, which are the child's own.
+pub(crate) unsafe fn clone_copying_memory<T>(
+    args: CloneArgs<'_>,
+    entry: unsafe extern "C" fn(*const T) -> !,
+    arg: *const T,
+) -> Result<Cloned, Errno> {
+    let mut pidfd = -1;
+    let raw = args.raw(&mut pidfd, 0);
+    let blocked = BlockAll::new();
+    // SAFETY: `raw` is complete; without a stack the child goes on with its copy of ours.
+    let ret =
+        unsafe { libc::syscall(libc::SYS_clone3, std::ptr::from_ref(&raw), size_of::<libc::clone_args>()) };
+    if ret == 0 {
+        // SAFETY: in the child; the caller vouches for `entry` and `arg`.
+        unsafe { entry(arg) }
+    }
+    let ret = if ret < 0 { -i64::from(super::raw::last_errno().raw_os_error()) } else { ret };
+    drop(blocked);
+    // SAFETY: the kernel filled `pidfd` if and only if a child was made.
+    unsafe { finish(ret, pidfd) }
+}
+
+/// # Safety
+/// `pidfd` is the descriptor that the kernel made for the child `ret`, where `ret` is positive.
+unsafe fn finish(ret: i64, pidfd: i32) -> Result<Cloned, Errno> {
+    match Pid::from_raw(i32::try_from(ret).map_err(|_| Errno::INVAL)?) {
+        // SAFETY: a new descriptor, owned here and nowhere else.
+        Some(pid) if ret > 0 => Ok(Cloned { pid, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } }),
+        _ => Err(Errno::from_raw_os_error(i32::try_from(-ret).unwrap_or(libc::EINVAL))),
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod arch {
+    /// Calls `clone3`; the child calls `entry(arg)` on its new stack, the parent gets the result.
+    ///
+    /// # Safety
+    /// As [`super::clone_sharing_memory`]; `args` names a stack.
+    pub(super) unsafe fn clone3_call(args: &libc::clone_args, entry: usize, arg: usize) -> i64 {
+        let ret: i64;
+        // SAFETY: the child leaves this block only through `entry`, which never returns, and it runs on its own
+        // stack, so that the parent's frame stays as it was.
+        unsafe {
+            core::arch::asm!(
+                "syscall",
+                "test rax, rax",
+                "jnz 2f",
+                "xor ebp, ebp",
+                "mov rdi, r12",
+                "call r13",
+                "ud2",
+                "2:",
+                inlateout("rax") libc::SYS_clone3 => ret,
+                in("rdi") std::ptr::from_ref(args),
+                in("rsi") size_of::<libc::clone_args>(),
+                in("r12") arg,
+                in("r13") entry,
+                lateout("rcx") _,
+                lateout("r11") _,
+            );
+        }
+        ret
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+mod arch {
+    /// Calls `clone3`; the child calls `entry(arg)` on its new stack, the parent gets the result.
+    ///
+    /// # Safety
+    /// As [`super::clone_sharing_memory`]; `args` names a stack.
+    pub(super) unsafe fn clone3_call(args: &libc::clone_args, entry: usize, arg: usize) -> i64 {
+        let ret: i64;
+        // SAFETY: the child leaves this block only through `entry`, which never returns, and it runs on its own
+        // stack, so that the parent's frame stays as it was.
+        unsafe {
+            core::arch::asm!(
+                "svc 0",
+                "cbnz x0, 2f",
+                "mov x29, xzr",
+                "mov x0, {arg}",
+                "blr {entry}",
+                "brk 1",
+                "2:",
+                in("x8") libc::SYS_clone3,
+                inlateout("x0") std::ptr::from_ref(args) => ret,
+                in("x1") size_of::<libc::clone_args>(),
+                arg = in(reg) arg,
+                entry = in(reg) entry,
+            );
+        }
+        ret
+    }
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+compile_error!("stockade runs on x86_64 and aarch64 Linux");

@@ -1,0 +1,49 @@
+//! Sealed in-memory files (`memfd_create(2)`).
+
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::io::Errno;
+
+use super::raw::{last_errno, retry};
+
+/// `MFD_EXEC` (Linux 6.3): says that the file will be executed; needed where `vm.memfd_noexec` is 1.
+const MFD_EXEC: u32 = 0x10;
+
+/// An executable file in memory that nobody, not even this process, can change any more.
+pub(crate) fn sealed_executable(name: &str, image: &[u8]) -> Result<OwnedFd, Errno> {
+    let base = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let fd = match rustix::fs::memfd_create(name, base | MemfdFlags::from_bits_retain(MFD_EXEC)) {
+        // Before 6.3 the flag is unknown and every memfd is executable.
+        Err(Errno::INVAL) => rustix::fs::memfd_create(name, base)?,
+        other => other?,
+    };
+    write_all(&fd, image)?;
+    rustix::fs::fcntl_add_seals(
+        &fd,
+        SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE,
+    )?;
+    Ok(fd)
+}
+
+/// A file in memory with this content, sealed, for handing data that is too large for a message.
+pub(crate) fn sealed_data(name: &str, data: &[u8]) -> Result<OwnedFd, Errno> {
+    let fd = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    write_all(&fd, data)?;
+    rustix::fs::fcntl_add_seals(
+        &fd,
+        SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE,
+    )?;
+    Ok(fd)
+}
+
+fn write_all(fd: &OwnedFd, mut data: &[u8]) -> Result<(), Errno> {
+    while !data.is_empty() {
+        let n = retry(|| rustix::io::write(fd, data))?;
+        if n == 0 {
+            return Err(last_errno());
+        }
+        data = &data[n..];
+    }
+    Ok(())
+}
