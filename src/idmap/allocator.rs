@@ -73,7 +73,8 @@ pub struct Allocation {
 /// outlived it, and should [`release`](Self::release) those of instances which did not.
 ///
 /// An owner is any text, such as an instance's id. Calls for one owner must not overlap: the owner's own lock
-/// sees to that.
+/// sees to that. Where an owner may have got an ephemeral range from another process since this one opened the
+/// allocator, ask with [`get`](Self::get) first.
 ///
 /// ```
 /// use stockade::idmap::{AllocatorOptions, IdArea, RangeAllocator};
@@ -160,7 +161,11 @@ impl RangeAllocator {
             claim_durable(&claims, entry)?;
         }
         let this = Self { state, claims, slots, known: Mutex::default(), _session: session };
-        this.look_around(&mut this.known())?;
+        {
+            let mut known = this.known();
+            this.look_around(&mut known)?;
+            this.learn_owners(&mut known, &ranges)?;
+        }
         drop(lock);
         Ok(this)
     }
@@ -171,12 +176,10 @@ impl RangeAllocator {
     }
 
     /// Gives `owner` a range that stays his until it is released, over restarts of the machine; the one that he
-    /// has, if he has one. Costs two flushes to the disk.
+    /// has, if he has one, even if that was an ephemeral one so far. Costs two flushes to the disk.
     ///
     /// # Errors
-    /// [`Exhausted`](ErrorKind::Exhausted) where every range is taken,
-    /// [`AlreadyExists`](ErrorKind::AlreadyExists) where the owner has an ephemeral range, or as
-    /// [`open_with`](Self::open_with).
+    /// [`Exhausted`](ErrorKind::Exhausted) where every range is taken, or as [`open_with`](Self::open_with).
     pub fn allocate(&self, owner: &str) -> Result<IdMap> {
         check_owner(owner)?;
         let _lock = session::lock(&self.state)?;
@@ -185,14 +188,18 @@ impl RangeAllocator {
             claim_durable(&self.claims, entry)?;
             return entry.slot().map();
         }
-        let slot = self.take_for_durable(owner)?;
+        let (slot, before) = self.claim_for_durable(owner)?;
         ranges.push(Entry::new(owner, slot));
         match record::write(&self.state, ranges) {
-            Ok(()) => slot.map(),
+            Ok(()) => {
+                self.known().owners.insert(owner.to_owned(), (slot, Lifetime::Durable));
+                slot.map()
+            }
             Err(e) => {
                 // After a failed flush nobody knows what the disk holds. Only where the old list is still there
                 // can the range go to somebody else.
-                if record::read(&self.state).is_ok_and(|r| r.iter().all(|e| e.owner != owner)) {
+                let old_list = record::read(&self.state).is_ok_and(|r| r.iter().all(|e| e.owner != owner));
+                if old_list && before.is_none() {
                     self.forget(&mut self.known(), owner, slot)?;
                 }
                 Err(e)
@@ -200,16 +207,14 @@ impl RangeAllocator {
         }
     }
 
-    /// Does not hold up others while the list is written.
-    fn take_for_durable(&self, owner: &str) -> Result<Slot> {
+    /// A range for an owner who is not in the list, and what he had before. Others are not held up while the list
+    /// is written, as the lock on what is known ends here.
+    fn claim_for_durable(&self, owner: &str) -> Result<(Slot, Option<Lifetime>)> {
         let mut known = self.known();
-        if self.verified(&mut known, owner)?.is_some() {
-            return Err(Error::new(ErrorKind::AlreadyExists, "allocate id range")
-                .object(clip(owner))
-                .detail("the owner has an ephemeral range")
-                .hint("release it first"));
+        match self.verified(&mut known, owner)? {
+            Some((slot, lifetime)) => Ok((slot, Some(lifetime))),
+            None => Ok((self.take(&mut known, owner, Lifetime::Ephemeral)?, None)),
         }
-        self.take(&mut known, owner, Lifetime::Durable)
     }
 
     /// Gives `owner` a range that stays his until it is released or the machine restarts. Nothing is written to
@@ -305,6 +310,17 @@ impl RangeAllocator {
     /// How many ranges there are, free or not.
     pub fn capacity(&self) -> usize {
         self.slots.len()
+    }
+
+    /// Learns whose the claims are, so that an owner who is back after a crash of this program gets his old range.
+    fn learn_owners(&self, known: &mut Known, durable: &[Entry]) -> Result<()> {
+        for slot in self.claims.slots()? {
+            if let Some(owner) = self.claims.owner(slot)? {
+                known.owners.insert(owner, (slot, Lifetime::Ephemeral));
+            }
+        }
+        known.owners.extend(durable.iter().map(|e| (e.owner.clone(), (e.slot(), Lifetime::Durable))));
+        Ok(())
     }
 
     fn find_claim(&self, owner: &str) -> Result<Option<Slot>> {

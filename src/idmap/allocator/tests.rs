@@ -101,12 +101,21 @@ fn a_range_that_went_to_another_owner_is_not_believed() {
 }
 
 #[test]
-fn a_durable_range_does_not_replace_an_ephemeral_one() {
+fn an_ephemeral_range_can_become_durable() {
     let dirs = Dirs::new();
     let a = dirs.open(4);
-    a.allocate_ephemeral("x").unwrap();
-    assert_eq!(a.allocate("x").unwrap_err().kind(), ErrorKind::AlreadyExists);
-    assert!(!dirs.file().exists());
+    let map = a.allocate_ephemeral("x").unwrap();
+    assert_eq!(a.allocate("x").unwrap(), map);
+    assert!(a.list().unwrap().iter().map(|a| a.lifetime).eq([Lifetime::Durable]));
+    drop(a);
+    dirs.restart();
+    let a = dirs.open(4);
+    assert_eq!(a.allocate_ephemeral("x").unwrap(), map);
+    assert!(a.release("x").unwrap());
+    assert_eq!((a.list().unwrap(), a.get("x").unwrap()), (vec![], None));
+    drop(a);
+    dirs.restart();
+    assert_eq!(dirs.open(4).list().unwrap(), []);
 }
 
 #[test]
@@ -152,7 +161,9 @@ fn a_failed_write_gives_the_range_back() {
     std::fs::create_dir(dirs.0.path().join("idmap.json.new")).unwrap();
     assert!(a.allocate("x").is_err());
     assert_eq!(a.get("x").unwrap(), None);
-    assert!(a.allocate_ephemeral("y").is_ok());
+    let kept = a.allocate_ephemeral("y").unwrap();
+    assert!(a.allocate("y").is_err());
+    assert_eq!(a.get("y").unwrap(), Some(kept));
 }
 
 #[test]
