@@ -23,3 +23,4 @@ mod runtime;
 
 pub use error::{Error, ErrorKind, Result};
 pub use name::{InstanceId, InstanceName};
+pub use op::Cancel;
