@@ -30,10 +30,17 @@ fn rustc(main: &Path, out: &Path, target: &str) -> Command {
     let mut cmd = Command::new(env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
     cmd.args(["--edition=2024", "--crate-name=stage2", "--crate-type=bin", "--target", target])
         .args(["-Copt-level=s", "-Cpanic=abort", "-Crelocation-model=static", "-Ctarget-feature=+crt-static"])
-        .args(["-Cstrip=symbols", "-Coverflow-checks=off", "-Cdebug-assertions=off", "-Cforce-unwind-tables=no"])
+        .args([
+            "-Cstrip=symbols",
+            "-Coverflow-checks=off",
+            "-Cdebug-assertions=off",
+            "-Cforce-unwind-tables=no",
+        ])
         // No C runtime: the entry point is ours, and an undefined symbol fails the build.
         .args(["-Clink-arg=-nostartfiles", "-Clink-arg=-nostdlib", "-Clink-arg=-static"])
-        .args(["-Clink-arg=-Wl,--build-id=none,-z,noseparate-code,-z,noexecstack,-z,norelro,--no-dynamic-linker"])
+        .args([
+            "-Clink-arg=-Wl,--build-id=none,-z,noseparate-code,-z,noexecstack,-z,norelro,--no-dynamic-linker",
+        ])
         .arg("-o")
         .arg(out)
         .arg(main);

@@ -174,7 +174,13 @@ impl Plan {
         self.none("report", code::MARKER, [0; 5]);
     }
 
-    pub(crate) fn exec<T: AsRef<[u8]>>(&mut self, program: &[u8], candidates: &[Vec<u8>], argv: &[T], envp: &[T]) {
+    pub(crate) fn exec<T: AsRef<[u8]>>(
+        &mut self,
+        program: &[u8],
+        candidates: &[Vec<u8>],
+        argv: &[T],
+        envp: &[T],
+    ) {
         let object = self.text(program);
         let paths = self.list(candidates);
         let argv = self.list(argv);
@@ -189,7 +195,13 @@ impl Plan {
         self.on(what, at, code::PROPAGATION, [at.into(), u64::from(flags), 0, 0, 0]);
     }
 
-    pub(crate) fn open_tree(&mut self, what: &'static str, dir: Fd, path: impl AsRef<[u8]>, flags: u32) -> Fd {
+    pub(crate) fn open_tree(
+        &mut self,
+        what: &'static str,
+        dir: Fd,
+        path: impl AsRef<[u8]>,
+        flags: u32,
+    ) -> Fd {
         let at = self.text(path);
         self.on(what, at, code::OPEN_TREE, [dir.encode(), at.into(), u64::from(flags), 0, 0]);
         self.keep_result()
@@ -200,7 +212,13 @@ impl Plan {
         self.none(what, code::MOUNT_SETATTR, [mount.encode(), at.into(), u64::from(flags), 0, 0]);
     }
 
-    pub(crate) fn mount_setattr_path(&mut self, what: &'static str, path: &str, attr: &MountAttr, flags: u32) {
+    pub(crate) fn mount_setattr_path(
+        &mut self,
+        what: &'static str,
+        path: &str,
+        attr: &MountAttr,
+        flags: u32,
+    ) {
         let at = self.words(&[attr.set, attr.clear, attr.propagation, attr.userns_fd]);
         let path = self.text(path);
         self.on(what, path, code::MOUNT_SETATTR_PATH, [path.into(), at.into(), u64::from(flags), 0, 0]);
@@ -277,7 +295,14 @@ impl Plan {
         self.none(what, code::CHECK_WRITABLE, [mount.encode(), 0, 0, 0, 0]);
     }
 
-    pub(crate) fn attach(&mut self, what: &'static str, mount: Fd, target: &[u8], is_dir: bool, kernel_files: bool) {
+    pub(crate) fn attach(
+        &mut self,
+        what: &'static str,
+        mount: Fd,
+        target: &[u8],
+        is_dir: bool,
+        kernel_files: bool,
+    ) {
         let at = self.text(target);
         let args = [mount.encode(), at.into(), u64::from(is_dir), u64::from(kernel_files), 0];
         self.on(what, at, code::ATTACH, args);

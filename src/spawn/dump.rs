@@ -55,7 +55,9 @@ fn row(op: u16) -> (&'static str, &'static [Arg]) {
         code::PIVOT_ROOT => ("pivot_root", &[Fd("root")]),
         code::DETACH_OLD_ROOT => ("detach_old_root", &[]),
         code::MOUNT => ("mount", &[Text("source"), Text("target"), Text("type"), Hex("flags"), Text("data")]),
-        code::MOUNT_TOP => ("mount_top", &[Text("source"), Text("target"), Text("type"), Hex("flags"), Text("data")]),
+        code::MOUNT_TOP => {
+            ("mount_top", &[Text("source"), Text("target"), Text("type"), Hex("flags"), Text("data")])
+        }
         code::READ_ONLY => ("read_only", &[Text("path")]),
         code::MASK => ("mask", &[Text("path")]),
         code::FSOPEN => ("fsopen", &[Text("type")]),

@@ -23,7 +23,7 @@ pub(crate) const EXIT_FAILED: usize = 127;
 pub(crate) const EXIT_NO_PLAN: usize = 126;
 
 /// The head of a plan.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub(crate) struct Header {
     pub(crate) magic: u32,
@@ -36,7 +36,7 @@ pub(crate) struct Header {
 }
 
 /// One operation.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub(crate) struct Op {
     /// What to do: one of [`code`].
@@ -61,6 +61,8 @@ pub(crate) mod on_error {
 pub(crate) const RECORD: u32 = 0x5352_4543;
 pub(crate) const FAILED: u32 = 1;
 pub(crate) const MARKER: u32 = 2;
+/// In [`Record::op`]: the failure came before the plan.
+pub(crate) const NO_OP: u32 = u32::MAX;
 /// With the pidfd of the clone; `value` is its pid in the pid namespace of the cloning process.
 pub(crate) const SIBLING: u32 = 3;
 /// With the seccomp notify descriptor.

@@ -22,6 +22,9 @@ mod mounts;
 mod ops;
 mod socket;
 pub(crate) mod syscall;
+pub(crate) mod window;
+
+pub(crate) use ops::raise_ambient;
 
 use abi::{Header, Op, Record, code, on_error};
 use syscall::{exit, nr, sys0, sys1, sys3, sys5};
@@ -49,7 +52,15 @@ pub(crate) struct Interp {
 impl Interp {
     /// An interpreter without a plan yet.
     pub(crate) const fn new(sock: i32) -> Self {
-        Self { base: core::ptr::null_mut(), len: 0, sock, slots: [-1; SLOTS], received: 0, masked_dir: 0, pc: 0 }
+        Self {
+            base: core::ptr::null_mut(),
+            len: 0,
+            sock,
+            slots: [-1; SLOTS],
+            received: 0,
+            masked_dir: 0,
+            pc: 0,
+        }
     }
 
     /// Waits for the plan, then runs it. Does not return: the child executes its program or ends with a record.
@@ -98,7 +109,7 @@ impl Interp {
 
     /// Reports the op that failed, and ends.
     pub(crate) fn fail(&mut self, ret: isize) -> ! {
-        self.send_record(&Record::new(abi::FAILED, self.pc, (-ret) as i32, 0), -1);
+        report_failure(self.sock, self.pc, ret);
         exit(abi::EXIT_FAILED)
     }
 
@@ -156,6 +167,11 @@ impl Interp {
     fn fd(&self, arg: u64) -> i32 {
         if arg & abi::SLOT != 0 { self.slots[(arg as usize) & (SLOTS - 1)] } else { arg as u32 as i32 }
     }
+}
+
+/// Tells the host that op number `op` failed.
+pub(crate) fn report_failure(sock: i32, op: u32, ret: isize) {
+    socket::send_record(sock, &Record::new(abi::FAILED, op, (-ret) as i32, 0), -1);
 }
 
 fn tolerated(rule: u8, ret: isize) -> bool {

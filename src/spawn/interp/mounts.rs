@@ -46,7 +46,9 @@ impl Interp {
             match op {
                 code::PROPAGATION => sys5(nr::MOUNT, 0, self.at(a) as usize, 0, b as usize, 0),
                 code::OPEN_TREE => sys3(nr::OPEN_TREE, self.fd(a) as usize, self.at(b) as usize, c as usize),
-                code::MOUNT_SETATTR => self.setattr(self.fd(a), empty(), self.at(b) as usize, c as usize | AT_EMPTY_PATH),
+                code::MOUNT_SETATTR => {
+                    self.setattr(self.fd(a), empty(), self.at(b) as usize, c as usize | AT_EMPTY_PATH)
+                }
                 code::MOUNT_SETATTR_PATH => {
                     self.setattr(AT_FDCWD as i32, self.at(a) as usize, self.at(b) as usize, c as usize)
                 }
@@ -68,9 +70,14 @@ impl Interp {
                 code::READ_ONLY => self.read_only(self.at(a) as usize),
                 code::MASK => self.mask(a),
                 code::FSOPEN => sys3(nr::FSOPEN, self.at(a) as usize, FSOPEN_CLOEXEC, 0),
-                code::FSCONFIG => {
-                    sys5(nr::FSCONFIG, self.fd(a) as usize, b as usize, self.at(c) as usize, self.at(d) as usize, 0)
-                }
+                code::FSCONFIG => sys5(
+                    nr::FSCONFIG,
+                    self.fd(a) as usize,
+                    b as usize,
+                    self.at(c) as usize,
+                    self.at(d) as usize,
+                    0,
+                ),
                 code::FSMOUNT => {
                     let ret = sys3(nr::FSMOUNT, self.fd(a) as usize, FSOPEN_CLOEXEC, b as usize);
                     sys1(nr::CLOSE, self.fd(a) as usize);

@@ -34,7 +34,8 @@ struct MsgHdr {
 /// Sends a record, with a descriptor unless `fd` is negative. A failure has nobody to be told to.
 pub(super) fn send_record(sock: i32, record: &Record, fd: i32) {
     let iov = IoVec { base: (&raw const *record).cast_mut().cast(), len: size_of::<Record>() };
-    let mut control = [CMSG_HEADER as u64 + 4, u64::from(SOL_SOCKET) | u64::from(SCM_RIGHTS) << 32, fd as u32 as u64];
+    let mut control =
+        [CMSG_HEADER as u64 + 4, u64::from(SOL_SOCKET) | u64::from(SCM_RIGHTS) << 32, fd as u32 as u64];
     let msg = MsgHdr {
         name: 0,
         name_len: 0,
@@ -45,7 +46,9 @@ pub(super) fn send_record(sock: i32, record: &Record, fd: i32) {
         flags: 0,
     };
     // SAFETY: a message header over live buffers.
-    while unsafe { sys3(nr::SENDMSG, sock as usize, &raw const msg as usize, MSG_NOSIGNAL) } == -syscall::EINTR {}
+    while unsafe { sys3(nr::SENDMSG, sock as usize, &raw const msg as usize, MSG_NOSIGNAL) }
+        == -syscall::EINTR
+    {}
 }
 
 impl Interp {
