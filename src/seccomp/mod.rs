@@ -12,10 +12,18 @@
 //! arguments are leaves of the tree.
 
 mod arch;
+mod asm;
+mod compile;
+mod filter;
+pub mod oci;
+mod oci_default;
 mod policy;
+mod run;
 mod syscall;
+mod system;
 mod tables;
 
 pub use arch::Arch;
+pub use filter::Filter;
 pub use policy::{Action, ArgCompare, Compare, Policy, Rule, SyscallData};
 pub use syscall::Syscall;

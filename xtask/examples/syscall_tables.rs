@@ -50,7 +50,7 @@ fn crate_table(dir: &Path, arch: &str) -> Result<Numbers, Box<dyn Error>> {
             continue;
         };
         if let Ok(number) = number.parse() {
-            out.insert(name.to_owned(), number);
+            out.insert(name.trim_start_matches("r#").to_owned(), number);
         }
     }
     Ok(out)
