@@ -1,1 +1,3 @@
 //! Starting processes: a plan built by the parent, executed by stage-2.
+
+pub(crate) mod interp;
