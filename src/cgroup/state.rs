@@ -1,7 +1,7 @@
 //! Freezing, thawing, and waiting for a cgroup to become empty.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{Mode, OFlags};
@@ -11,6 +11,12 @@ use super::file::flat_value;
 use super::group::Cgroup;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::raw::retry;
+
+/// After how long a wait looks at the state again without a report from the kernel, the first time; twice as
+/// long each time after that.
+const FIRST_LOOK: Duration = Duration::from_micros(50);
+/// From here on the kernel's report alone is waited for.
+const LAST_LOOK: Duration = Duration::from_millis(20);
 
 /// What `cgroup.events` says of a cgroup and its descendants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +58,11 @@ impl Watch {
     }
 
     /// Waits until `wanted` holds of the state; says whether it does, or the deadline came first.
+    ///
+    /// A change that comes within 10 ms of the one before is reported late (16 ms, measured, for a freeze just
+    /// after the start), so the first few waits are cut short and the state is read again.
     fn wait(&self, wanted: impl Fn(State) -> bool, deadline: Option<Instant>) -> Result<bool, Errno> {
+        let mut slice = FIRST_LOOK;
         loop {
             if wanted(self.state()?) {
                 return Ok(true);
@@ -61,11 +71,16 @@ impl Watch {
             if left.is_some_and(|l| l.is_zero()) {
                 return Ok(false);
             }
-            let left = left.map(|l| Timespec {
+            let wait = match slice < LAST_LOOK {
+                true => Some(left.map_or(slice, |l| l.min(slice))),
+                false => left,
+            };
+            slice = slice.saturating_mul(2);
+            let wait = wait.map(|l| Timespec {
                 tv_sec: i64::try_from(l.as_secs()).unwrap_or(i64::MAX),
                 tv_nsec: i64::from(l.subsec_nanos()),
             });
-            match rustix::event::poll(&mut [PollFd::new(&self.events, PollFlags::PRI)], left.as_ref()) {
+            match rustix::event::poll(&mut [PollFd::new(&self.events, PollFlags::PRI)], wait.as_ref()) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(e) => return Err(e),
             }
