@@ -156,7 +156,29 @@ fn freeze_stops_and_thaw_lets_go() {
     leaf.freeze(soon()).unwrap();
     leaf.kill().unwrap();
     leaf.wait_empty(soon()).unwrap();
-    assert_eq!(leaf.state().unwrap().populated, false);
+    assert!(!leaf.populated().unwrap());
+}
+
+#[test]
+fn a_freeze_that_comes_too_late_is_taken_back() {
+    let Some(mut leaf) = Leaf::new() else { return };
+    for _ in 0..3 {
+        leaf.run("while :; do :; done");
+    }
+    let wish = || fs::read_to_string(leaf.path().join("cgroup.freeze")).unwrap();
+    until(|| match leaf.freeze(Some(Instant::now())) {
+        // All three may have stopped by the first look.
+        Ok(()) => {
+            assert_eq!(wish(), "1\n");
+            leaf.thaw(soon()).unwrap();
+            false
+        }
+        Err(e) => {
+            assert_eq!((e.kind(), wish().as_str()), (ErrorKind::Timeout, "0\n"));
+            true
+        }
+    });
+    leaf.thaw(soon()).unwrap();
 }
 
 #[test]

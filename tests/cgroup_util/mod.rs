@@ -8,19 +8,19 @@ use std::time::{Duration, Instant};
 
 use stockade::cgroup::{Cgroup, Hierarchy};
 
-pub fn soon() -> Option<Instant> {
+pub(crate) fn soon() -> Option<Instant> {
     Some(Instant::now() + Duration::from_secs(20))
 }
 
 /// A new cgroup below the test's own, and the processes in it.
-pub struct Leaf {
+pub(crate) struct Leaf {
     cgroup: Cgroup,
     processes: Vec<Child>,
 }
 
 impl Leaf {
     /// `None`, with a loud reason, where this process may not make one.
-    pub fn new() -> Option<Self> {
+    pub(crate) fn new() -> Option<Self> {
         static N: AtomicU32 = AtomicU32::new(0);
         let name = format!("stockade-test-{}-{}", std::process::id(), N.fetch_add(1, Ordering::Relaxed));
         match Hierarchy::detect().and_then(|h| h.own().create_child(&name)) {
@@ -33,7 +33,7 @@ impl Leaf {
     }
 
     /// Runs `script` in `cgroup`: it waits until it has been put there.
-    pub fn run_in(&mut self, cgroup: &Cgroup, script: &str) -> u32 {
+    pub(crate) fn run_in(&mut self, cgroup: &Cgroup, script: &str) -> u32 {
         let mut shell = Command::new("sh");
         shell.args(["-c", &format!("read go; {script}")]).stdin(Stdio::piped()).stderr(Stdio::null());
         let mut child = shell.spawn().unwrap();
@@ -45,7 +45,7 @@ impl Leaf {
         pid
     }
 
-    pub fn run(&mut self, script: &str) -> u32 {
+    pub(crate) fn run(&mut self, script: &str) -> u32 {
         let same = Hierarchy::detect().unwrap().open(self.path()).unwrap();
         self.run_in(&same, script)
     }
