@@ -1,1 +1,4 @@
 //! Root file systems and the mounts inside them.
+
+pub(crate) mod standard;
+pub(crate) mod tree;
