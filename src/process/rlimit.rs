@@ -155,7 +155,7 @@ impl Rlimit {
         let limit = Self { soft, hard };
         if soft > hard {
             return Err(
-                Error::invalid("resource limit", "is softly higher than hard").object(limit.to_string())
+                Error::invalid("resource limit", "has a soft limit above the hard one").object(limit.to_string())
             );
         }
         Ok(limit)
