@@ -1,8 +1,25 @@
 //! System and application containers.
 
 mod config;
+mod delete;
+mod exec;
+mod freeze;
+mod handle;
+mod info;
+mod kill;
+mod live;
+mod load;
+mod rename;
+mod restart;
+mod start;
+mod stop;
+mod streams;
+mod tail;
+mod verbs;
 
 pub use config::{
     BindMount, CgroupConfig, ContainerBuilder, ContainerConfig, DEFAULT_PATH, EtcFile, IdMapConfig, Mount,
     MountOptions, MountSet, Network, Problem, Propagation, SeccompConfig, TmpfsMount,
 };
+pub use exec::{Output, Process};
+pub use handle::Container;

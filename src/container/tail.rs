@@ -1,108 +1,168 @@
-//! The last ops of every plan, of a start and of an exec alike: standard descriptors, limits, signals, then the
-//! steps down in privilege in the one order that works, then the program.
+//! The last ops of every plan, of a start and of an exec alike: standard streams, limits, signals, then the steps
+//! down in privilege in the one order that works, then the program.
 
-use std::os::unix::ffi::OsStrExt;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
 
-use crate::caps::CapabilitySets;
+use super::config::{ContainerConfig, SeccompConfig};
+use super::streams::Stream;
+use crate::caps::{CapSet, CapabilitySets, Securebits};
 use crate::error::Result;
-use crate::process::{Rlimit, User};
-use crate::seccomp::Filter;
-use crate::spawn::{CapMasks, Fd, Plan};
+use crate::process::{Personality, Resource, Rlimit, Umask, User};
+use crate::seccomp::{Filter, Policy};
+use crate::spawn::{CapMasks, Plan};
 
-/// Where the program's standard descriptors come from.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Stream {
-    /// What the host has under that number.
-    Inherit,
-    /// The null device.
-    Null,
-    /// A descriptor that came with the plan or its barrier.
-    Given(Fd),
+/// How a program runs: what a configuration or an exec asks for.
+#[derive(Clone, Debug)]
+pub(super) struct Settings {
+    pub(super) args: Vec<OsString>,
+    pub(super) env: Vec<(OsString, OsString)>,
+    pub(super) cwd: PathBuf,
+    pub(super) user: User,
+    pub(super) caps: CapabilitySets,
+    umask: Umask,
+    securebits: Securebits,
+    no_new_privs: bool,
+    seccomp: SeccompConfig,
+    personality: Personality,
 }
 
-/// The three streams.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Output {
-    pub(super) streams: [Stream; 3],
-}
-
-/// How the program runs.
+/// The same as the plan wants it.
 #[derive(Clone, Debug)]
 pub(super) struct Tail {
-    pub(super) args: Vec<Vec<u8>>,
-    pub(super) env: Vec<Vec<u8>>,
-    pub(super) cwd: Option<std::path::PathBuf>,
-    pub(super) umask: u32,
-    pub(super) user: User,
+    args: Vec<Vec<u8>>,
+    env: Vec<Vec<u8>>,
+    cwd: PathBuf,
+    umask: u32,
+    user: User,
     /// Whether setgroups(2) is allowed.
-    pub(super) groups: bool,
-    pub(super) caps: CapabilitySets,
-    /// What the child holds when it comes here: capset(2) cannot give more.
-    pub(super) held: u64,
-    pub(super) securebits: Option<u32>,
-    pub(super) no_new_privs: bool,
-    pub(super) seccomp: Option<Filter>,
+    groups: bool,
+    caps: CapabilitySets,
+    /// What the child holds by then: capset(2) cannot give more.
+    held: CapSet,
+    securebits: Securebits,
+    no_new_privs: bool,
+    seccomp: Option<Filter>,
     /// Limits that the child sets itself.
-    pub(super) rlimits: Vec<Rlimit>,
-    pub(super) personality: Option<u64>,
+    pub(super) rlimits: Vec<(Resource, Rlimit)>,
+    personality: Personality,
+}
+
+impl Settings {
+    pub(super) fn of(config: &ContainerConfig) -> Self {
+        Self {
+            args: config.args.clone(),
+            env: config.env.clone(),
+            cwd: config.cwd.clone(),
+            user: config.user.clone(),
+            caps: config.capabilities(),
+            umask: config.umask,
+            securebits: config.securebits,
+            no_new_privs: config.no_new_privs,
+            seccomp: config.seccomp.clone(),
+            personality: config.personality,
+        }
+    }
+
+    /// The capabilities that must be held until exec, because exec does not give them back: it does to root, out
+    /// of the bounding set, unless no_new_privs or a secure bit is in the way.
+    pub(super) fn needs_before_exec(&self) -> CapSet {
+        let c = &self.caps;
+        let root_gets_all =
+            self.user.is_root() && !self.no_new_privs && !self.securebits.contains(Securebits::NOROOT);
+        let kept = if root_gets_all { CapSet::EMPTY } else { c.permitted };
+        kept.union(c.inheritable).union(c.ambient)
+    }
+
+    pub(super) fn tail(self, held: CapSet, groups: bool) -> Result<Tail> {
+        Ok(Tail {
+            args: self.args.into_iter().map(OsString::into_vec).collect(),
+            env: self.env.iter().map(|(k, v)| [k.as_bytes(), b"=", v.as_bytes()].concat()).collect(),
+            cwd: self.cwd,
+            umask: self.umask.bits(),
+            user: self.user,
+            groups,
+            caps: self.caps,
+            held,
+            securebits: self.securebits,
+            no_new_privs: self.no_new_privs,
+            seccomp: filter(&self.seccomp)?,
+            rlimits: Vec::new(),
+            personality: self.personality,
+        })
+    }
+}
+
+/// The compiled filter: compiling takes milliseconds, so once for each policy.
+fn filter(config: &SeccompConfig) -> Result<Option<Filter>> {
+    static DEFAULT: OnceLock<Arc<Policy>> = OnceLock::new();
+    match config {
+        SeccompConfig::Unconfined => Ok(None),
+        SeccompConfig::Policy(policy) => Filter::cached(policy).map(Some),
+        SeccompConfig::Default => {
+            let policy = DEFAULT.get_or_init(|| Arc::new(Policy::system_default()));
+            Filter::cached(policy).map(Some)
+        }
+    }
 }
 
 /// Adds the tail to `plan`.
-pub(super) fn tail(plan: &mut Plan, output: &Output, t: &Tail) -> Result<()> {
-    streams(plan, output);
-    for r in &t.rlimits {
-        plan.rlimit(r.resource().name(), r.resource().number(), r.soft(), r.hard());
+pub(super) fn tail(plan: &mut Plan, streams: &[Stream; 3], t: &Tail) {
+    add_streams(plan, streams);
+    for (resource, limit) in &t.rlimits {
+        plan.rlimit(resource.name(), resource.number(), limit.soft(), limit.hard());
     }
-    if let Some(persona) = t.personality {
-        plan.personality(persona);
+    if t.personality != Personality::Linux {
+        plan.personality(u64::from(t.personality.number()));
     }
     plan.reset_signals();
     plan.umask(t.umask);
     plan.marker();
     // From here on nothing of the host is open, so that no path through /proc/self/fd leads to it.
     plan.close_others();
-    if let Some(cwd) = &t.cwd {
-        plan.working_dir(cwd.as_os_str().as_bytes());
+    if t.cwd.as_os_str() != OsStr::new("/") {
+        plan.working_dir(t.cwd.as_os_str().as_bytes());
     }
     // Without no_new_privs a filter needs CAP_SYS_ADMIN, which goes below.
     if !t.no_new_privs {
-        seccomp(plan, t);
+        add_filter(plan, t);
     }
-    privileges(plan, t);
+    add_privileges(plan, t);
     if t.no_new_privs {
         plan.prctl("set no_new_privs", libc::PR_SET_NO_NEW_PRIVS, 1);
-        seccomp(plan, t);
+        add_filter(plan, t);
     }
     let candidates = candidates(&t.args[0], &t.env);
     plan.exec(&t.args[0], &candidates, &t.args, &t.env);
-    Ok(())
 }
 
-fn streams(plan: &mut Plan, output: &Output) {
+fn add_streams(plan: &mut Plan, streams: &[Stream; 3]) {
     let mut null = None;
-    for (n, stream) in (0..).zip(output.streams) {
+    for (n, stream) in (0..).zip(streams) {
         let from = match stream {
             Stream::Inherit => continue,
-            Stream::Given(fd) => fd,
+            Stream::Given(fd) => *fd,
             Stream::Null => *null.get_or_insert_with(|| {
                 plan.open("open the null device", "/dev/null", rustix::fs::OFlags::RDWR.bits())
             }),
         };
-        plan.dup_to("set a standard descriptor", from, n);
+        plan.dup_to("set a standard stream", from, n);
     }
 }
 
-fn seccomp(plan: &mut Plan, t: &Tail) {
+fn add_filter(plan: &mut Plan, t: &Tail) {
     if let Some(filter) = &t.seccomp {
         plan.seccomp(filter.as_bytes(), 0);
     }
 }
 
-fn privileges(plan: &mut Plan, t: &Tail) {
-    let held = |set: crate::caps::CapSet| set.bits() & t.held;
+fn add_privileges(plan: &mut Plan, t: &Tail) {
+    let held = |set: CapSet| set.intersection(t.held).bits();
     plan.bounding_set(t.caps.bounding.bits());
-    if let Some(bits) = t.securebits {
-        plan.prctl("set securebits", libc::PR_SET_SECUREBITS, u64::from(bits));
+    if !t.securebits.is_empty() {
+        plan.prctl("set secure bits", libc::PR_SET_SECUREBITS, u64::from(t.securebits.bits()));
     }
     if t.groups && !t.user.groups.is_empty() {
         plan.set_groups(&t.user.groups.iter().map(|g| g.as_raw()).collect::<Vec<_>>());
@@ -125,14 +185,14 @@ fn privileges(plan: &mut Plan, t: &Tail) {
 
 /// The paths to try, as execvp(3) does: in the container, by the container's own PATH.
 fn candidates(program: &[u8], env: &[Vec<u8>]) -> Vec<Vec<u8>> {
-    const DEFAULT: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
     if program.contains(&b'/') {
         return vec![program.to_vec()];
     }
-    let path = env.iter().rev().find_map(|v| v.strip_prefix(b"PATH=")).unwrap_or(DEFAULT);
-    path.split(|b| *b == b':')
+    let path = env.iter().rev().find_map(|v| v.strip_prefix(b"PATH="));
+    path.unwrap_or(super::config::DEFAULT_PATH.as_bytes())
+        .split(|b| *b == b':')
         .map(|dir| {
-            let dir = if dir.is_empty() { b"." } else { dir };
+            let dir: &[u8] = if dir.is_empty() { b"." } else { dir };
             [dir, b"/", program].concat()
         })
         .collect()

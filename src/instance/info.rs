@@ -33,6 +33,8 @@ pub struct InstanceInfo {
     pub exit_status: Option<ExitStatus>,
     /// The id map of its user namespace; `None` where it shares the host's, or has none before its first start.
     pub id_map: Option<IdMap>,
+    /// Limits that could not be set on this host and that the configuration lets go, each with the reason.
+    pub skipped_limits: Vec<String>,
     /// Its root file system in words, such as `directory /srv/debian`.
     pub rootfs: String,
 }
@@ -51,6 +53,7 @@ impl InstanceInfo {
             cgroup: None,
             exit_status: None,
             id_map: None,
+            skipped_limits: Vec::new(),
             rootfs: String::new(),
         }
     }

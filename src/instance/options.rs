@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use crate::fault::Fault;
 use crate::instance::Stdio;
 use crate::op::Cancel;
 use crate::signal::Signal;
@@ -85,6 +86,9 @@ pub struct StartOptions {
     pub stdout: Stdio,
     /// Standard error of the first process; null unless told otherwise.
     pub stderr: Stdio,
+    /// A fault on purpose, for tests.
+    #[doc(hidden)]
+    pub fault: Option<Fault>,
 }
 
 impl Default for StartOptions {
@@ -95,11 +99,20 @@ impl Default for StartOptions {
             stdin: Stdio::Null,
             stdout: Stdio::Null,
             stderr: Stdio::Null,
+            fault: None,
         }
     }
 }
 
 impl StartOptions {
+    /// Sets a fault on purpose, for tests.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn fault(mut self, fault: Fault) -> Self {
+        self.fault = Some(fault);
+        self
+    }
+
     /// Sets the standard input of the first process.
     #[must_use]
     pub fn stdin(mut self, stdin: impl Into<Stdio>) -> Self {

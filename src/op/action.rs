@@ -28,9 +28,10 @@ pub(crate) enum Action {
     Update,
 }
 
-impl fmt::Display for Action {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Action {
+    /// The action as a verb: what an error says first.
+    pub(crate) fn verb(self) -> &'static str {
+        match self {
             Self::Create => "create",
             Self::Start => "start",
             Self::Stop => "stop",
@@ -41,7 +42,13 @@ impl fmt::Display for Action {
             Self::Rename => "rename",
             Self::Delete => "delete",
             Self::Update => "update",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.verb())
     }
 }
 

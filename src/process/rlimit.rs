@@ -154,9 +154,8 @@ impl Rlimit {
     pub fn new(soft: u64, hard: u64) -> Result<Self> {
         let limit = Self { soft, hard };
         if soft > hard {
-            return Err(
-                Error::invalid("resource limit", "has a soft limit above the hard one").object(limit.to_string())
-            );
+            return Err(Error::invalid("resource limit", "has a soft limit above the hard one")
+                .object(limit.to_string()));
         }
         Ok(limit)
     }

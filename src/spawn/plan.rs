@@ -2,7 +2,7 @@
 
 use std::os::fd::RawFd;
 
-use super::interp::abi::{Header, NO_SLOT, Op, PLAN, SLOT, on_error};
+use super::interp::abi::{Header, NO_SLOT, Op, PLAN, SLOT, code, on_error};
 
 /// A descriptor as an op sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,10 +130,11 @@ impl Plan {
         &self.data[at.0 as usize..][..len]
     }
 
-    /// Replaces op number `op`, for fault injection.
-    pub(crate) fn replace(&mut self, op: usize, code: u16, args: [u64; 5]) {
+    /// Makes op number `op` fail with `errno`, or with 0 end the child without a word.
+    pub(crate) fn inject(&mut self, op: usize, errno: i32) {
         if let Some(o) = self.ops.get_mut(op) {
-            *o = Op { code, on_error: on_error::FAIL, out: NO_SLOT, reserved: 0, args };
+            let args = [u64::from(errno.unsigned_abs()), 0, 0, 0, 0];
+            *o = Op { code: code::FAULT, on_error: on_error::FAIL, out: NO_SLOT, reserved: 0, args };
         }
     }
 

@@ -3,7 +3,6 @@
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use super::interp::abi::code;
 use super::*;
 use crate::error::ErrorKind;
 use crate::exit::ExitStatus;
@@ -94,7 +93,7 @@ fn a_child_that_dies_without_a_word_is_no_success() {
         let mut plan = Plan::new(0);
         plan.chdir("enter", "/");
         shell(&mut plan, "true");
-        plan.replace(0, code::FAULT, [0; 5]);
+        plan.inject(0, 0);
         let e = start(strategy, &plan).unwrap_err();
         assert_eq!(e.kind(), ErrorKind::Died, "{e}");
     });
@@ -163,7 +162,7 @@ fn every_op_of_a_plan_reports_its_own_failure() {
     for strategy in [Strategy::Exec, Strategy::Fork] {
         for op in 0..whole.len() {
             let mut plan = whole.clone();
-            plan.replace(op, code::FAULT, [libc::EDOM as u64, 0, 0, 0, 0]);
+            plan.inject(op, libc::EDOM);
             let e = start(strategy, &plan).unwrap_err();
             let want = whole.step(op as u32).unwrap().0;
             assert_eq!((e.step(), e.errno()), (want, Some(libc::EDOM)), "{strategy:?} op {op}");

@@ -17,7 +17,9 @@ pub(crate) struct RunRecord {
     /// The first process, as the host numbers it.
     pub(crate) pid: u32,
     /// Field 22 of `/proc/PID/stat` (`proc_pid_stat(5)`).
-    pub(crate) start_time_ticks: u64,
+    /// Not kept where the inode says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) start_time_ticks: Option<u64>,
     /// The inode of its pidfd, where it names one process: Linux 6.9.
     pub(crate) pidfd_inode: Option<u64>,
     /// The boot in which it was started; see [`boot_id`].
@@ -31,6 +33,9 @@ pub(crate) struct RunRecord {
     pub(crate) started_at: SystemTime,
     /// How it ended; `None` while it runs.
     pub(crate) exit: Option<ExitStatus>,
+    /// Limits that could not be set and that the configuration lets go, with the reason.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) skipped: Vec<String>,
 }
 
 /// Times as whole milliseconds since 1970.

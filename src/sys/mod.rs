@@ -11,6 +11,7 @@ pub(crate) mod memfd;
 pub(crate) mod mount;
 pub(crate) mod nsfs;
 pub(crate) mod pidfd;
+pub(crate) mod process;
 pub(crate) mod raw;
 pub(crate) mod seccomp;
 pub(crate) mod signal;

@@ -107,6 +107,17 @@ pub(crate) fn identity(pidfd: BorrowedFd<'_>) -> Result<u64, Errno> {
     Ok(rustix::fs::fstat(pidfd)?.st_ino)
 }
 
+/// Whether [`identity`] tells processes apart here: pidfds have a file system of their own.
+pub(crate) fn has_unique_inodes() -> bool {
+    /// `PID_FS_MAGIC`.
+    const PIDFS_MAGIC: i64 = 0x5049_4446;
+    static UNIQUE: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+    *UNIQUE.get_or_init(|| {
+        let own = open(rustix::process::getpid());
+        own.and_then(rustix::fs::fstatfs).is_ok_and(|fs| i64::from(fs.f_type) == PIDFS_MAGIC)
+    })
+}
+
 /// The user namespace of the process.
 pub(crate) fn user_namespace(pidfd: BorrowedFd<'_>, pid: Pid) -> Result<OwnedFd, Errno> {
     // SAFETY: this ioctl takes no argument and returns a new descriptor, which is owned here and nowhere else.

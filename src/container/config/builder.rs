@@ -262,6 +262,12 @@ impl ContainerBuilder {
         }
     }
 
+    /// Leaves the loopback device of its own network namespace down: not even `127.0.0.1` answers.
+    pub fn without_loopback(mut self) -> Self {
+        self.config.loopback_down = true;
+        self
+    }
+
     /// Sets the id map.
     pub fn idmap(mut self, idmap: impl Into<IdMapConfig>) -> Self {
         self.config.idmap = idmap.into();

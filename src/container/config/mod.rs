@@ -129,6 +129,9 @@ pub struct ContainerConfig {
     pub(crate) namespaces: NamespaceSet,
     #[serde(default)]
     pub(crate) idmap: IdMapConfig,
+    /// Leaves the loopback device of a new network namespace down.
+    #[serde(default)]
+    pub(crate) loopback_down: bool,
     #[serde(default)]
     pub(crate) hostname: Option<String>,
     #[serde(default)]
@@ -176,6 +179,7 @@ impl ContainerConfig {
             seccomp: SeccompConfig::default(),
             namespaces: NamespaceSet::default(),
             idmap: IdMapConfig::default(),
+            loopback_down: false,
             hostname: None,
             domainname: None,
             sysctls: Vec::new(),

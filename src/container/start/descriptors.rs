@@ -15,7 +15,14 @@ const MAX: usize = 119;
 enum Need {
     Ready(OwnedFd),
     /// A detached copy of a directory or file, with the id map of the user namespace where `mapped`.
-    Tree { what: &'static str, source: OwnedFd, path: PathBuf, depth: Depth, attrs: u64, mapped: bool },
+    Tree {
+        what: &'static str,
+        source: OwnedFd,
+        path: PathBuf,
+        depth: Depth,
+        attrs: u64,
+        mapped: bool,
+    },
 }
 
 /// A list of them, with the slots of the plan that they will lie in.

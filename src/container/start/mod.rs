@@ -12,6 +12,7 @@
 mod descriptors;
 mod plan;
 mod root;
+mod verb;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -39,8 +40,7 @@ use crate::spawn::{Launch, Plan, Running, Spec, Started, Strategy};
 pub(super) struct Request<'a> {
     pub(super) host: &'a Host,
     pub(super) config: &'a ContainerConfig,
-    /// The map of the container's user namespace; `None` where that is the host's.
-    pub(super) id_map: Option<&'a IdMap>,
+    pub(super) users: UserNamespace<'a>,
     /// Fresh and empty.
     pub(super) cgroup: Option<&'a Cgroup>,
     /// The namespaces to join, in that order.
@@ -53,6 +53,17 @@ pub(super) struct Request<'a> {
     pub(super) deadline: Deadline,
     pub(super) cancel: Option<Cancel>,
     pub(super) fault: Option<Fault>,
+}
+
+/// Which user namespace the container gets.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum UserNamespace<'a> {
+    /// The host's: it is privileged.
+    Host,
+    /// A new one with this map.
+    New(&'a IdMap),
+    /// One of those to be joined.
+    Joined,
 }
 
 /// A container that runs.
@@ -74,7 +85,7 @@ impl Request<'_> {
         let mut fds = Descriptors::from_slot(0);
         let parts = self.parts(&mut fds, streams)?;
         let mut plan = Plan::new(fds.len());
-        self.assemble(&mut plan, &parts)?;
+        self.assemble(&mut plan, &parts);
 
         let spec = Spec {
             strategy: self.strategy,
@@ -120,7 +131,7 @@ impl Request<'_> {
         let cgroup = self.cgroup.map(|_| crate::spawn::Fd::Slot(joins.len() as u8));
         plan.clone_sibling(self.clone_flags(), cgroup, self.strategy == Strategy::Fork);
         plan.barrier(fds.len());
-        self.assemble(&mut plan, &parts)?;
+        self.assemble(&mut plan, &parts);
 
         let launch = Launch::new()?;
         launch.send(&plan, &first)?;
@@ -144,10 +155,10 @@ impl Request<'_> {
         let root = self.root(fds)?;
         let mounts = self.own_mounts(fds)?;
         let streams = streams.hand_over(|fd| fds.ready(fd))?;
-        let users = match self.id_map {
-            None => Users::Host,
-            Some(_) if self.groups_allowed() => Users::Mapped,
-            Some(_) => Users::Single,
+        let users = match self.users {
+            UserNamespace::Host => Users::Host,
+            _ if self.host.can_map_ranges() => Users::Mapped,
+            _ => Users::Single,
         };
         let etc = [
             ("resolv.conf", &self.config.resolv_conf),
@@ -170,34 +181,33 @@ impl Request<'_> {
         })
     }
 
-    fn assemble(&self, plan: &mut Plan, parts: &Parts) -> Result<()> {
-        plan::build(plan, self.config, parts)?;
+    fn assemble(&self, plan: &mut Plan, parts: &Parts) {
+        plan::build(plan, self.config, parts);
         if let Some(fault) = self.fault {
             fault.inject(plan);
         }
-        Ok(())
     }
 
     fn tail(&self, users: Users) -> Result<Tail> {
-        let groups = users != Users::Single;
         let held = match users {
             Users::Host => self.host.permitted(),
             // Executing stage-2 kept the ambient ones alone.
             _ if self.ambient() != 0 => CapSet::from_bits_truncate(self.ambient()),
             _ => CapSet::ALL,
         };
-        let rlimits = if self.sets_own_rlimits() { self.config.rlimits.iter() } else { Default::default() };
-        let mut tail = Settings::of(self.config).tail(self.host, held, groups)?;
-        tail.rlimits = rlimits.map(|(r, l)| (*r, *l)).collect();
+        let mut tail = Settings::of(self.config).tail(held, users != Users::Single)?;
+        if self.sets_own_rlimits() {
+            tail.rlimits = self.config.rlimits.iter().map(|(resource, limit)| (*resource, *limit)).collect();
+        }
         Ok(tail)
     }
 
     pub(super) fn has_user_namespace(&self) -> bool {
-        self.id_map.is_some()
+        !matches!(self.users, UserNamespace::Host)
     }
 
-    fn is_new(&self, kind: NamespaceKind) -> bool {
-        self.config.namespaces.is_new(kind)
+    fn has_new_users(&self) -> bool {
+        matches!(self.users, UserNamespace::New(_))
     }
 
     /// The kinds that clone3 makes. A time namespace with offsets is the child's own business: once a process is
@@ -211,12 +221,6 @@ impl Request<'_> {
         }
     }
 
-    /// Whether setgroups(2) works in the container's user namespace: the kernel wants it denied where an
-    /// ordinary user maps a single id.
-    fn groups_allowed(&self) -> bool {
-        self.host.is_privileged()
-    }
-
     /// Without CAP_SYS_RESOURCE outside a process cannot raise its hard limits, so with a user namespace the host
     /// sets them.
     fn sets_own_rlimits(&self) -> bool {
@@ -225,7 +229,7 @@ impl Request<'_> {
 
     /// Whether the child must be there before the plan can be sent.
     fn child_comes_first(&self, fds: &Descriptors) -> bool {
-        self.is_new(NamespaceKind::User)
+        self.has_new_users()
             || fds.need_user_namespace()
             || self.config.oom_score_adj.is_some()
             || (self.cgroup.is_some() && !self.config.limits.controllers().is_empty())
@@ -234,10 +238,9 @@ impl Request<'_> {
     /// What the host does to the child while it waits. Gives the user namespace where a tree wants its map.
     fn settle(&self, started: &Started, fds: &Descriptors) -> Result<(Option<OwnedFd>, Vec<Skipped>)> {
         let child = started.child()?;
-        if self.is_new(NamespaceKind::User)
-            && let Some(map) = self.id_map
-        {
-            write_id_map(child.id(), map, self.groups_allowed())?;
+        if let UserNamespace::New(map) = self.users {
+            // The kernel wants setgroups(2) denied where an ordinary user writes the map.
+            write_id_map(child.id(), map, self.host.can_map_ranges())?;
         }
         if !self.sets_own_rlimits() {
             for (resource, limit) in &self.config.rlimits {
@@ -256,7 +259,7 @@ impl Request<'_> {
             }
             _ => Vec::new(),
         };
-        let userns = if fds.need_user_namespace() && self.is_new(NamespaceKind::User) {
+        let userns = if fds.need_user_namespace() && self.has_new_users() {
             Some(started.user_namespace()?)
         } else {
             None
@@ -267,15 +270,15 @@ impl Request<'_> {
     /// The capabilities that stage-2 needs and that executing it would take away: in a new user namespace no id is
     /// mapped yet, so it does not run as root. Each costs a system call, so the list is short.
     fn ambient(&self) -> u64 {
-        use Capability::{
-            Chown, DacOverride, Fowner, NetAdmin, SetGid, SetPcap, SetUid, SysAdmin, SysTime,
-        };
-        let fresh = self.is_new(NamespaceKind::User);
+        use Capability::{Chown, DacOverride, Fowner, NetAdmin, Setgid, Setpcap, Setuid, SysAdmin, SysTime};
+        let fresh = self.has_new_users();
         if self.strategy == Strategy::Fork || !fresh {
             return 0;
         }
-        let mut set = CapSet::of(&[Chown, DacOverride, Fowner, SetGid, SetPcap, SetUid, SysAdmin]);
-        if self.config.network == Network::None || !self.config.sysctls.is_empty() {
+        let mut set = CapSet::of(&[Chown, DacOverride, Fowner, Setgid, Setpcap, Setuid, SysAdmin]);
+        if (self.config.network() == Network::None && !self.config.loopback_down)
+            || !self.config.sysctls.is_empty()
+        {
             set = set.insert(NetAdmin);
         }
         if !self.config.namespaces.time_offsets.is_zero() {
@@ -325,7 +328,8 @@ fn write_id_map(pid: u32, map: &IdMap, groups: bool) -> Result<()> {
 }
 
 fn write_proc(what: &'static str, path: &str, text: &str) -> Result<()> {
-    crate::sys::fd::write_at(rustix::fs::CWD, path, text.as_bytes()).map_err(|e| Error::sys(what, e).path(path))
+    crate::sys::fd::write_at(rustix::fs::CWD, path, text.as_bytes())
+        .map_err(|e| Error::sys(what, e).path(path))
 }
 
 fn set_rlimit(pid: Pid, resource: crate::process::Resource, limit: crate::process::Rlimit) -> Result<()> {
@@ -333,9 +337,10 @@ fn set_rlimit(pid: Pid, resource: crate::process::Resource, limit: crate::proces
         let e = Error::sys("set resource limit", errno).object(resource.name());
         match errno {
             Errno::PERM => e.hint("raising a hard limit needs CAP_SYS_RESOURCE on the host"),
-            Errno::INVAL => e.with_kind(ErrorKind::InvalidConfig).detail("the soft limit is above the hard one"),
+            Errno::INVAL => {
+                e.with_kind(ErrorKind::InvalidConfig).detail("the soft limit is above the hard one")
+            }
             _ => e,
         }
     })
 }
-

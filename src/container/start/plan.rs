@@ -9,15 +9,17 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::mount::{MountFlags, OpenTreeFlags};
+use rustix::mount::{MountFlags, MountPropagationFlags, OpenTreeFlags};
 
-use super::super::config::{BaseMounts, ContainerConfig, EtcFile, Mount as ConfigMount};
-use super::super::tail::{Output, Tail, tail};
-use crate::error::Result;
+use super::super::config::{ContainerConfig, Mount as ConfigMount, MountSet, Propagation};
+use super::super::streams::Stream;
+use super::super::tail::{Tail, tail};
 use crate::namespaces::{NamespaceKind, NamespaceSource};
 use crate::rootfs::standard::{self as std_fs, INERT};
 use crate::spawn::{Fd, FsConfig, Mount, Plan, Tolerate};
-use crate::sys::mount::{MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY, MountAttr};
+use crate::sys::mount::{
+    MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY, MountAttr,
+};
 
 const CWD: Fd = Fd::Raw(libc::AT_FDCWD);
 const OPEN_TREE_CLONE: u32 = OpenTreeFlags::OPEN_TREE_CLONE.bits() | OpenTreeFlags::OPEN_TREE_CLOEXEC.bits();
@@ -71,16 +73,17 @@ pub(super) struct Parts {
     pub(super) mounts: Vec<Option<(Tree, bool)>>,
     /// Paths that the container must not see, for a root made of the host's files.
     pub(super) hidden: Vec<String>,
-    pub(super) etc: Vec<(EtcFile, Vec<u8>)>,
-    pub(super) output: Output,
+    /// Generated files of /etc: name, content.
+    pub(super) etc: Vec<(&'static str, Vec<u8>)>,
+    pub(super) streams: [Stream; 3],
     pub(super) tail: Tail,
     /// Whether there is a cgroup2 mount to be had.
     pub(super) cgroup2: bool,
 }
 
 /// Adds to `plan` everything from becoming root to the program.
-pub(super) fn build(plan: &mut Plan, config: &ContainerConfig, parts: &Parts) -> Result<()> {
-    Builder { plan, config, parts, old_root: None, at_old_root: false }.build()
+pub(super) fn build(plan: &mut Plan, config: &ContainerConfig, parts: &Parts) {
+    Builder { plan, config, parts, old_root: None }.build();
 }
 
 struct Builder<'a> {
@@ -89,25 +92,24 @@ struct Builder<'a> {
     parts: &'a Parts,
     /// The host's root, for what has to come from it.
     old_root: Option<Fd>,
-    at_old_root: bool,
 }
 
 impl Builder<'_> {
-    fn build(mut self) -> Result<()> {
+    fn build(mut self) {
         self.identity();
         self.root();
-        if self.config.base_mounts == BaseMounts::Standard {
+        if self.config.base_mounts == MountSet::Standard {
             self.base_mounts();
         }
         self.own_mounts();
         self.etc_files();
-        for (path, value) in self.config.sysctl_files() {
-            self.plan.write_file("set sysctl", &path, value.as_bytes());
+        for sysctl in &self.config.sysctls {
+            self.plan.write_file("set sysctl", &sysctl.path().to_string_lossy(), sysctl.value().as_bytes());
         }
         self.plan.detach_old_root();
         self.seal();
         self.plan.setsid();
-        tail(self.plan, &self.parts.output, &self.parts.tail)
+        tail(self.plan, &self.parts.streams, &self.parts.tail);
     }
 
     fn user_namespace(&self) -> bool {
@@ -119,7 +121,9 @@ impl Builder<'_> {
     }
 
     fn identity(&mut self) {
-        if self.config.namespaces.time == NamespaceSource::New && !self.config.namespaces.time_offsets.is_zero() {
+        if self.config.namespaces.time == NamespaceSource::New
+            && !self.config.namespaces.time_offsets.is_zero()
+        {
             self.plan.unshare("make a time namespace", NamespaceKind::Time.clone_flag());
             let offsets = self.config.namespaces.time_offsets.proc_text();
             self.plan.write_file("set clock offsets", "/proc/self/timens_offsets", offsets.as_bytes());
@@ -132,13 +136,13 @@ impl Builder<'_> {
             self.plan.clear_ambient();
         }
         self.plan.umask(0);
-        if let Some(name) = &self.config.hostname {
+        if let Some(name) = self.config.hostname() {
             self.plan.set_hostname(name);
         }
-        if let Some(name) = &self.config.domainname {
+        if let Some(name) = self.config.domainname() {
             self.plan.set_domainname(name);
         }
-        if self.is_new(NamespaceKind::Net) && self.config.loopback() {
+        if self.is_new(NamespaceKind::Net) && !self.config.loopback_down {
             self.plan.loopback_up();
         }
     }
@@ -146,7 +150,13 @@ impl Builder<'_> {
     // --- the root -----------------------------------------------------------------------------------------
 
     fn root(&mut self) {
-        self.plan.propagation("make the host's mounts private", "/", self.config.propagation.host_flags());
+        // Slave mounts still get what the host mounts later; nothing ever goes the other way.
+        let from_host = match self.config.propagation {
+            Propagation::Slave => MountPropagationFlags::DOWNSTREAM,
+            _ => MountPropagationFlags::PRIVATE,
+        };
+        let from_host = (from_host | MountPropagationFlags::REC).bits();
+        self.plan.propagation("make the host's mounts private", "/", from_host);
         if self.needs_old_root() {
             let flags = (rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY).bits();
             self.old_root = Some(self.plan.open("open the host's root", "/", flags));
@@ -157,13 +167,16 @@ impl Builder<'_> {
         };
         self.plan.move_mount("attach the root file system", root, "/");
         self.plan.pivot_root(root);
-        if let Some(flags) = self.config.propagation.own_flags() {
-            self.plan.propagation("set the propagation of the root", "/", flags);
-        }
+        let own = match self.config.propagation {
+            Propagation::Shared => MountPropagationFlags::SHARED,
+            Propagation::Unbindable => MountPropagationFlags::UNBINDABLE,
+            _ => return,
+        };
+        self.plan.propagation("set the propagation of the root", "/", own.bits());
     }
 
     fn needs_old_root(&self) -> bool {
-        let standard = self.config.base_mounts == BaseMounts::Standard;
+        let standard = self.config.base_mounts == MountSet::Standard;
         (standard && (self.user_namespace() || !self.own_sysfs()))
             || self.parts.mounts.iter().flatten().any(|(tree, _)| matches!(tree, Tree::Path(_)))
     }
@@ -174,7 +187,8 @@ impl Builder<'_> {
             Tree::Given(fd) => *fd,
             Tree::Path(path) => {
                 // Not to take the mounts below would show what they hide, which the kernel refuses here.
-                let fd = self.plan.open_tree(what, CWD, path.as_os_str().as_bytes(), OPEN_TREE_CLONE | RECURSIVE);
+                let fd =
+                    self.plan.open_tree(what, CWD, path.as_os_str().as_bytes(), OPEN_TREE_CLONE | RECURSIVE);
                 let attr = MountAttr { set: MOUNT_ATTR_NODEV, ..MountAttr::default() };
                 self.plan.mount_setattr("set the flags of the root file system", fd, &attr, AT_RECURSIVE);
                 fd
@@ -411,11 +425,17 @@ impl Builder<'_> {
         self.plan.mkdir("make the place of generated files", ETC_DIR, 0o755);
         self.plan.tolerate(Tolerate::Existing);
         self.plan.chdir("enter the root", "/");
-        for (file, content) in &self.parts.etc {
-            let made = format!("{ETC_DIR}/{}", file.name());
+        for (name, content) in &self.parts.etc {
+            let made = format!("{ETC_DIR}/{name}");
             self.plan.create_file("write a generated file", &made, content, 0o644);
             let tree = self.plan.open_tree("open a generated file", CWD, &made, OPEN_TREE_CLONE);
-            self.plan.attach("attach a generated file", tree, file.path().as_bytes(), false, false);
+            self.plan.attach(
+                "attach a generated file",
+                tree,
+                format!("/etc/{name}").as_bytes(),
+                false,
+                false,
+            );
         }
     }
 
@@ -425,10 +445,10 @@ impl Builder<'_> {
             self.plan.mask_path(path);
         }
         for path in &self.config.readonly_paths {
-            self.plan.read_only_path(path);
+            self.plan.read_only_path(&path.to_string_lossy());
         }
         for path in &self.config.masked_paths {
-            self.plan.mask_path(path);
+            self.plan.mask_path(&path.to_string_lossy());
         }
         if self.config.read_only_root {
             let attr = MountAttr { set: MOUNT_ATTR_RDONLY, ..MountAttr::default() };

@@ -1,0 +1,68 @@
+//! Deleting.
+
+use super::handle::{Container, Run};
+use crate::error::{Error, ErrorKind, Result};
+use crate::instance::{DeleteMode, DeleteOptions};
+use crate::op::{Action, Deadline};
+
+impl Container {
+    /// Deletes it with default options.
+    ///
+    /// # Errors
+    /// As [`delete_with`](Self::delete_with).
+    pub fn delete(&self) -> Result<()> {
+        self.delete_with(DeleteOptions::default())
+    }
+
+    /// Removes its records and files; see [`Instance::delete_with`](crate::instance::Instance::delete_with).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn delete_with(&self, options: DeleteOptions) -> Result<()> {
+        let deadline = Deadline::from(options.deadline);
+        let done = self.lock.try_begin(Action::Delete).and_then(|guard| {
+            self.settle_if_ended()?;
+            if matches!(*self.run(), Run::Live(_)) {
+                if options.mode != DeleteMode::Stop {
+                    return Err(Error::new(ErrorKind::InvalidState, "delete")
+                        .detail("the container is running")
+                        .hint("stop it first, or delete it with DeleteMode::Stop"));
+                }
+                let _part = guard.nested(Action::Stop);
+                self.stop_locked(deadline, options.cancel.as_ref())?;
+            }
+            self.delete_stopped()
+        });
+        self.named(Action::Delete, done)
+    }
+
+    /// An ephemeral container goes with its end.
+    pub(super) fn delete_if_ephemeral(&self) -> Result<()> {
+        if self.config().ephemeral { self.delete_stopped() } else { Ok(()) }
+    }
+
+    fn delete_stopped(&self) -> Result<()> {
+        let mut run = self.run();
+        if matches!(*run, Run::Deleted) {
+            return Err(self.gone());
+        }
+        let id = self.id();
+        let inner = self.runtime.inner();
+        match inner.store.remove(&id, self.config().durability()) {
+            Ok(()) => {}
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                *run = Run::Deleted;
+                return Err(self.gone());
+            }
+            Err(e) => return Err(e),
+        }
+        // Last, so that nobody gets ids that files of this container still have.
+        if self.has_own_range() {
+            inner.ranges()?.release(&self.uuid)?;
+        }
+        *run = Run::Deleted;
+        drop(run);
+        self.runtime.forget(&id);
+        Ok(())
+    }
+}

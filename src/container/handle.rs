@@ -1,0 +1,213 @@
+//! [`Container`]: the handle, and how it comes to be.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, RwLock};
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+use super::config::{ContainerConfig, IdMapConfig};
+use super::live::Live;
+use crate::error::{Error, ErrorKind, Result};
+use crate::exit::ExitStatus;
+use crate::idmap::{HostGid, HostUid, IdMap};
+use crate::name::InstanceId;
+use crate::namespaces::{NamespaceKind, NamespaceSource};
+use crate::op::{Action, ActionLock};
+use crate::runtime::Runtime;
+use crate::store::Durability;
+
+/// A container, from [`Runtime::create`] or [`Runtime::container`].
+///
+/// All methods take `&self`, block, and may be called from any thread; one action at a time runs on a container.
+/// What each does and in which states stands at the methods of [`Instance`](crate::instance::Instance), which this
+/// type has inherent too. Dropping the handle changes nothing on the container unless its configuration says
+/// [`kill_on_drop`](super::ContainerBuilder::kill_on_drop).
+pub struct Container {
+    pub(super) runtime: Runtime,
+    pub(super) identity: RwLock<Arc<InstanceId>>,
+    pub(super) config: RwLock<Arc<ContainerConfig>>,
+    /// Names what belongs to the instance through renames.
+    pub(super) uuid: String,
+    pub(super) created_at: SystemTime,
+    pub(super) lock: ActionLock,
+    pub(super) run: Mutex<Run>,
+}
+
+/// What the handle knows of the runs of its container.
+#[derive(Debug)]
+pub(super) enum Run {
+    /// Not since it was made, or since the machine started.
+    Never,
+    /// The first process is there, or its end has not been looked at yet.
+    Live(Arc<Live>),
+    /// It has ended, and what belonged to the run is removed.
+    Ended { exit: ExitStatus, started_at: SystemTime },
+    /// The container is deleted.
+    Deleted,
+}
+
+/// What is stored of a container.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct ContainerRecord {
+    pub(super) uuid: String,
+    #[serde(with = "crate::store::millis")]
+    pub(super) created_at: SystemTime,
+    pub(super) config: ContainerConfig,
+}
+
+impl Container {
+    /// Makes the container's records, and the handle.
+    pub(super) fn create(runtime: &Runtime, config: ContainerConfig) -> Result<Arc<Self>> {
+        let id = config.id.clone();
+        let made = Self::create_inner(runtime, config);
+        made.map_err(|e| e.with_op("create").with_instance(&id))
+    }
+
+    fn create_inner(runtime: &Runtime, config: ContainerConfig) -> Result<Arc<Self>> {
+        let inner = runtime.inner();
+        let id = config.id.clone();
+        let durability = config.durability();
+        let record = ContainerRecord { uuid: new_uuid()?, created_at: SystemTime::now(), config };
+        inner.store.create_instance(&id, durability, &record)?;
+        let container = Arc::new(Self::new(runtime.clone(), id.clone(), record, Run::Never));
+        // The ids are reserved now, so that what is put into the root file system before the start can belong to
+        // them; without any left there is no instance.
+        if let Err(e) = container.reserve_ids(durability) {
+            return Err(match inner.store.remove(&id, durability) {
+                Ok(()) => e,
+                Err(also) => e.also(format!("removing the record failed too: {also}")),
+            });
+        }
+        runtime.remember(&id, &container);
+        Ok(container)
+    }
+
+    pub(super) fn new(runtime: Runtime, id: InstanceId, record: ContainerRecord, run: Run) -> Self {
+        Self {
+            runtime,
+            identity: RwLock::new(Arc::new(id)),
+            config: RwLock::new(Arc::new(record.config)),
+            uuid: record.uuid,
+            created_at: record.created_at,
+            lock: ActionLock::new(),
+            run: Mutex::new(run),
+        }
+    }
+
+    fn reserve_ids(&self, durability: Durability) -> Result<()> {
+        if !self.has_own_range() {
+            return Ok(());
+        }
+        let ranges = self.runtime.inner().ranges()?;
+        match durability {
+            Durability::Durable => ranges.allocate(&self.uuid)?,
+            Durability::Ephemeral => ranges.allocate_ephemeral(&self.uuid)?,
+        };
+        Ok(())
+    }
+
+    /// Whether the runtime gives it 65,536 ids of its own.
+    pub(super) fn has_own_range(&self) -> bool {
+        let config = self.config();
+        config.namespaces.is_new(NamespaceKind::User)
+            && config.idmap == IdMapConfig::Auto
+            && self.runtime.inner().host.can_map_ranges()
+    }
+
+    /// The map of its new user namespace; `None` where that is the host's or another instance's.
+    pub(super) fn id_map(&self) -> Result<Option<IdMap>> {
+        let config = self.config();
+        if *config.namespaces.get(NamespaceKind::User) != NamespaceSource::New {
+            return Ok(None);
+        }
+        let host = &self.runtime.inner().host;
+        let (uid, gid) = host.ids();
+        let single = || IdMap::single(HostUid::new(uid), HostGid::new(gid)).map(Some);
+        match &config.idmap {
+            IdMapConfig::Explicit(map) => Ok(Some(map.clone())),
+            IdMapConfig::Auto if host.can_map_ranges() => {
+                let ranges = self.runtime.inner().ranges()?;
+                let map = ranges.get(&self.uuid)?;
+                map.map(Some).ok_or_else(|| {
+                    Error::new(ErrorKind::Corrupt, "find the ids of the container")
+                        .detail("no range of ids is recorded for it")
+                        .hint("delete it and make it anew")
+                })
+            }
+            _ => single(),
+        }
+    }
+
+    /// Which container. A rename changes it.
+    pub fn id(&self) -> Arc<InstanceId> {
+        Arc::clone(&self.identity.read().unwrap_or_else(|e| e.into_inner()))
+    }
+
+    /// Its configuration.
+    pub fn config(&self) -> Arc<ContainerConfig> {
+        Arc::clone(&self.config.read().unwrap_or_else(|e| e.into_inner()))
+    }
+
+    pub(super) fn run(&self) -> MutexGuard<'_, Run> {
+        self.run.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Whether it was deleted through this handle.
+    pub(crate) fn is_deleted(&self) -> bool {
+        matches!(*self.run(), Run::Deleted)
+    }
+
+    /// The running first process; an error in any other state.
+    pub(super) fn live(&self) -> Result<Arc<Live>> {
+        self.settle_if_ended()?;
+        match &*self.run() {
+            Run::Live(live) => Ok(Arc::clone(live)),
+            Run::Deleted => Err(self.gone()),
+            Run::Never | Run::Ended { .. } => {
+                Err(Error::new(ErrorKind::InvalidState, "find the first process")
+                    .detail("the container is not running"))
+            }
+        }
+    }
+
+    pub(super) fn gone(&self) -> Error {
+        Error::new(ErrorKind::NotFound, "find the container").detail("it was deleted")
+    }
+
+    /// Adds the verb and the container to an error.
+    pub(super) fn named<T>(&self, action: Action, result: Result<T>) -> Result<T> {
+        result.map_err(|e| e.with_op(action.verb()).with_instance(self.id()))
+    }
+}
+
+/// 128 random bits in hexadecimal (`getrandom(2)`).
+fn new_uuid() -> Result<String> {
+    let mut bytes = [0_u8; 16];
+    let n = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+        .map_err(|e| Error::sys("draw an instance's identity", e))?;
+    if n != bytes.len() {
+        return Err(Error::new(ErrorKind::Kernel, "draw an instance's identity"));
+    }
+    Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
+}
+
+impl fmt::Debug for Container {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Container").field("id", &self.id()).field("run", &*self.run()).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        if !self.config().kill_on_drop {
+            return;
+        }
+        let live = match &*self.run() {
+            Run::Live(live) => Arc::clone(live),
+            _ => return,
+        };
+        // Nobody is left to tell of a failure; the next runtime finds what stays.
+        let _ = self.force_stop(&live, crate::op::Deadline::after(crate::instance::DEFAULT_DEADLINE), None);
+    }
+}

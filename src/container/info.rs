@@ -1,0 +1,84 @@
+//! What is known of a container, and waiting for its end.
+
+use super::handle::{Container, Run};
+use super::live::never_ran;
+use crate::error::Result;
+use crate::exit::ExitStatus;
+use crate::instance::{InstanceInfo, InstanceKind, Status, WaitOptions};
+use crate::op::{Action, Deadline};
+
+impl Container {
+    /// Its state now; see [`Instance::status`](crate::instance::Instance::status).
+    pub fn status(&self) -> Status {
+        match self.lock.current() {
+            Some(Action::Start) => return Status::Starting,
+            Some(Action::Stop | Action::Shutdown) => return Status::Stopping,
+            Some(Action::Freeze) => return Status::Freezing,
+            _ => {}
+        }
+        if self.settle_if_ended().is_err() {
+            return Status::Error;
+        }
+        let live = match &*self.run() {
+            Run::Live(live) => std::sync::Arc::clone(live),
+            _ => return Status::Stopped,
+        };
+        match live.cgroup.as_ref().map(|cg| cg.state()) {
+            Some(Ok(state)) if state.frozen => Status::Frozen,
+            Some(Err(_)) => Status::Error,
+            _ => Status::Running,
+        }
+    }
+
+    /// All that is known about it; see [`Instance::info`](crate::instance::Instance::info).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn info(&self) -> Result<InstanceInfo> {
+        let id = (*self.id()).clone();
+        let config = self.config();
+        let mut info = InstanceInfo::new(id, InstanceKind::Container, self.status(), self.created_at);
+        info.ephemeral = config.ephemeral;
+        info.rootfs = config.rootfs.to_string();
+        match &*self.run() {
+            Run::Live(live) => {
+                info.pid = Some(live.child.id());
+                info.started_at = Some(live.started_at);
+                info.cgroup = live.cgroup.as_ref().map(|cg| cg.path().to_owned());
+                info.id_map = live.id_map.clone();
+                info.skipped_limits = live.record.skipped.clone();
+            }
+            Run::Ended { exit, started_at } => {
+                info.exit_status = Some(*exit);
+                info.started_at = Some(*started_at);
+            }
+            Run::Never => {}
+            Run::Deleted => return Err(self.gone().with_instance(self.id())),
+        }
+        Ok(info)
+    }
+
+    /// Waits, for as long as it takes, until it has ended.
+    ///
+    /// # Errors
+    /// As [`wait_with`](Self::wait_with).
+    pub fn wait(&self) -> Result<ExitStatus> {
+        self.wait_with(WaitOptions::default())
+    }
+
+    /// Waits until the present run has ended; see [`Instance::wait_with`](crate::instance::Instance::wait_with).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn wait_with(&self, options: WaitOptions) -> Result<ExitStatus> {
+        let live = match &*self.run() {
+            Run::Live(live) => Ok(std::sync::Arc::clone(live)),
+            Run::Ended { exit, .. } => return Ok(*exit),
+            Run::Never => Err(never_ran()),
+            Run::Deleted => Err(self.gone()),
+        };
+        let deadline = Deadline::from(options.deadline);
+        let ended = live.and_then(|live| self.wait_and_settle(&live, deadline, options.cancel.as_ref()));
+        ended.map_err(|e| e.with_op("wait").with_instance(self.id()))
+    }
+}

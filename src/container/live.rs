@@ -1,0 +1,102 @@
+//! A running container: its first process and its cgroup, and what happens when they end.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use super::handle::{Container, Run};
+use crate::cgroup::Cgroup;
+use crate::error::{Error, ErrorKind, Result};
+use crate::exit::ExitStatus;
+use crate::idmap::IdMap;
+use crate::op::{Cancel, Deadline};
+use crate::spawn::Child;
+use crate::store::RunRecord;
+
+/// How long what is left in a cgroup may take to die once the first process is gone.
+const SETTLE: Duration = Duration::from_secs(10);
+
+/// The first process of a run, and what belongs to it.
+#[derive(Debug)]
+pub(super) struct Live {
+    pub(super) child: Child,
+    pub(super) cgroup: Option<Cgroup>,
+    pub(super) id_map: Option<IdMap>,
+    pub(super) started_at: SystemTime,
+    pub(super) record: RunRecord,
+}
+
+impl AsFd for Live {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.child.as_fd()
+    }
+}
+
+impl Container {
+    /// Looks whether the first process has ended, and if so removes what belonged to the run.
+    pub(super) fn settle_if_ended(&self) -> Result<()> {
+        let live = match &*self.run() {
+            Run::Live(live) => Arc::clone(live),
+            _ => return Ok(()),
+        };
+        match live.child.try_wait()? {
+            Some(exit) => self.settle(&live, exit),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits until the first process has ended, and removes what belonged to the run.
+    pub(super) fn wait_and_settle(
+        &self,
+        live: &Arc<Live>,
+        deadline: Deadline,
+        cancel: Option<&Cancel>,
+    ) -> Result<ExitStatus> {
+        let exit = live.child.wait(deadline, cancel)?;
+        self.settle(live, exit)?;
+        Ok(exit)
+    }
+
+    /// Removes what belonged to a run that has ended with `exit`. Of several callers one does it.
+    fn settle(&self, live: &Arc<Live>, exit: ExitStatus) -> Result<()> {
+        let mut run = self.run();
+        match &*run {
+            Run::Live(current) if Arc::ptr_eq(current, live) => {}
+            _ => return Ok(()),
+        }
+        if let Some(cgroup) = &live.cgroup {
+            remove_cgroup(cgroup)?;
+        }
+        let id = self.id();
+        let config = self.config();
+        let store = &self.runtime.inner().store;
+        let record = RunRecord { exit: Some(exit), ..live.record.clone() };
+        match store.save_run(&id, config.durability(), &record) {
+            Ok(()) => {}
+            // Deleted behind our back: there is nobody to remember it for.
+            Err(e) if e.kind() == ErrorKind::NotFound => {}
+            Err(e) => return Err(e),
+        }
+        *run = Run::Ended { exit, started_at: live.started_at };
+        Ok(())
+    }
+}
+
+/// Removes the cgroup of a run whose first process is gone. With a pid namespace of its own nothing is left in it;
+/// in a shared one what is left is ended here.
+pub(super) fn remove_cgroup(cgroup: &Cgroup) -> Result<()> {
+    let end = Deadline::after(SETTLE).instant();
+    if cgroup.populated().unwrap_or(false) {
+        cgroup.kill()?;
+        cgroup.wait_empty(end)?;
+    }
+    match cgroup.remove(end) {
+        Err(e) if e.errno() == Some(libc::ENOENT) || e.kind() == ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// The error of a wait that was not for a running container.
+pub(super) fn never_ran() -> Error {
+    Error::new(ErrorKind::InvalidState, "wait for the container").detail("it has not run since it was made")
+}

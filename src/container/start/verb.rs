@@ -1,0 +1,191 @@
+//! The verb: cgroup, records, and the run that comes of it.
+
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::{Request, Up, UserNamespace, start};
+use crate::cgroup::{Cgroup, CgroupId, Enforce};
+use crate::container::config::{CgroupConfig, MountSet};
+use crate::container::handle::{Container, Run};
+use crate::container::live::{Live, remove_cgroup};
+use crate::container::load::identity;
+use crate::container::{ContainerConfig, streams};
+use crate::error::{Error, ErrorKind, Result};
+use crate::instance::{Pipes, StartOptions};
+use crate::name::InstanceId;
+use crate::namespaces::{Namespace, NamespaceKind};
+use crate::op::{Action, Deadline};
+use crate::rootfs::Rootfs;
+use crate::spawn::Child;
+use crate::store::{Durability, Place, RunRecord, boot_id};
+
+impl Container {
+    /// Starts it with default options.
+    ///
+    /// # Errors
+    /// As [`start_with`](Self::start_with).
+    pub fn start(&self) -> Result<()> {
+        self.start_with(StartOptions::default()).map(drop)
+    }
+
+    /// Starts it; see [`Instance::start_with`](crate::instance::Instance::start_with).
+    ///
+    /// Blocks until the program runs: about 1.5 ms, of which the kernel takes most.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn start_with(&self, options: StartOptions) -> Result<Pipes> {
+        let started = self.lock.try_begin(Action::Start).and_then(|_guard| self.start_locked(options));
+        self.named(Action::Start, started)
+    }
+
+    /// As `start_with`, under an action of the caller's.
+    pub(in crate::container) fn start_locked(&self, options: StartOptions) -> Result<Pipes> {
+        self.settle_if_ended()?;
+        match &*self.run() {
+            Run::Live(_) => {
+                return Err(
+                    Error::new(ErrorKind::InvalidState, "start").detail("the container is running already")
+                );
+            }
+            Run::Deleted => return Err(self.gone()),
+            Run::Never | Run::Ended { .. } => {}
+        }
+        let config = self.config();
+        let deadline = Deadline::from(options.deadline);
+        let (mut sources, pipes) = streams::open(options.stdin, options.stdout, options.stderr)?;
+        if config.base_mounts == MountSet::None {
+            sources = sources.with_host_null()?;
+        }
+        let inner = self.runtime.inner();
+        let joins = config.namespaces.open_joins(|id, kind| self.namespace_of(id, kind))?;
+        let id_map = self.id_map()?;
+        let joined_users = joins.iter().any(|ns| ns.kind() == NamespaceKind::User);
+        let cgroup = self.make_cgroup(&config)?;
+        let request = Request {
+            host: &inner.host,
+            config: &config,
+            users: match &id_map {
+                Some(map) => UserNamespace::New(map),
+                None if joined_users => UserNamespace::Joined,
+                None => UserNamespace::Host,
+            },
+            cgroup: cgroup.as_ref(),
+            joins,
+            upper: self.upper_dir(&config)?,
+            runtime_dirs: [&inner.state_dir, &inner.run_dir],
+            strategy: inner.host.strategy(),
+            deadline,
+            cancel: options.cancel,
+            fault: options.fault,
+        };
+        let up = start(request, sources).and_then(|up| self.record_run(&config, up, cgroup.as_ref()));
+        match up {
+            Ok((child, record)) => {
+                let started_at = record.started_at;
+                *self.run() = Run::Live(Arc::new(Live { child, cgroup, id_map, started_at, record }));
+                Ok(pipes)
+            }
+            Err(e) => Err(match cgroup.as_ref().map(remove_cgroup) {
+                Some(Err(also)) => e.also(format!("removing the cgroup failed too: {also}")),
+                _ => e,
+            }),
+        }
+    }
+
+    /// Writes down what runs, so that another process finds it. On failure nothing runs.
+    fn record_run(
+        &self,
+        config: &ContainerConfig,
+        up: Up,
+        cgroup: Option<&Cgroup>,
+    ) -> Result<(Child, RunRecord)> {
+        let child = up.running.child;
+        let written = (|| {
+            let found = identity(&child)?;
+            let record = RunRecord {
+                pid: child.id(),
+                start_time_ticks: found.start_time_ticks,
+                pidfd_inode: found.inode,
+                boot_id: boot_id()?.to_owned(),
+                cgroup_path: cgroup.map(|cg| cg.path().to_string_lossy().into_owned()),
+                cgroup_id: cgroup.map(Cgroup::id).transpose()?.map(CgroupId::get),
+                started_at: SystemTime::now(),
+                exit: None,
+                skipped: up.skipped.iter().map(|s| format!("{}: {}", s.file, s.reason)).collect(),
+            };
+            self.runtime.inner().store.save_run(&self.id(), config.durability(), &record)?;
+            Ok(record)
+        })();
+        match written {
+            Ok(record) => Ok((child, record)),
+            Err(e) => {
+                child.kill_and_reap();
+                Err(e)
+            }
+        }
+    }
+
+    /// A namespace of another container, which must be running.
+    fn namespace_of(&self, id: &InstanceId, kind: NamespaceKind) -> Result<Namespace> {
+        let other = self.runtime.container(id)?;
+        let live =
+            other.live().map_err(|e| e.with_instance(id).hint("start it before those that share with it"))?;
+        Namespace::of_pidfd(kind, live.as_fd())
+    }
+
+    /// The leaf for this run, fresh and empty.
+    fn make_cgroup(&self, config: &ContainerConfig) -> Result<Option<Cgroup>> {
+        if config.cgroup == CgroupConfig::None {
+            return Ok(None);
+        }
+        let parent = self.runtime.inner().host.cgroup()?;
+        let id = self.id();
+        let name = format!("stockade-{}-{}-{}", self.runtime.inner().tag, id.project, id.name);
+        let wanted = config.limits.controllers();
+        if !wanted.is_empty() {
+            let enabled = parent.enabled_controllers()?;
+            let available = parent.controllers()?;
+            // What the parent has not got is the limits' own error, which says what grants it.
+            let missing: Vec<_> =
+                wanted.into_iter().filter(|c| !enabled.contains(c) && available.contains(c)).collect();
+            if !missing.is_empty()
+                && let Err(e) = parent.enable_controllers(&missing)
+                && config.enforce == Enforce::Required
+            {
+                return Err(e);
+            }
+        }
+        match parent.create_child(&name) {
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => {
+                // Left by a host that died. Only an empty one can be removed: what runs in it is not ours to kill.
+                let left = parent.open_child(&name)?;
+                if left.populated()? {
+                    return Err(e.with_kind(ErrorKind::Busy).detail("processes of an earlier run are in it"));
+                }
+                left.remove(Deadline::after(std::time::Duration::from_secs(1)).instant())?;
+                parent.create_child(&name).map(Some)
+            }
+            other => other.map(Some),
+        }
+    }
+
+    /// The instance's own directory for an overlay's changes, made at the first start.
+    fn upper_dir(&self, config: &ContainerConfig) -> Result<Option<PathBuf>> {
+        let Rootfs::Overlay(overlay) = &config.rootfs else { return Ok(None) };
+        if overlay.upper_dir().is_some() {
+            return Ok(None);
+        }
+        let place = match config.durability() {
+            Durability::Durable => Place::State,
+            Durability::Ephemeral => Place::Run,
+        };
+        let dir = self.runtime.inner().store.instance_path(&self.id(), place)?.join("rootfs");
+        match rustix::fs::mkdir(&dir, rustix::fs::Mode::from_raw_mode(0o700)) {
+            Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(Some(dir)),
+            Err(e) => Err(Error::sys("make the directory for changes", e).path(dir)),
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! The standard streams of a process: from what the caller asks for to what the child gets.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::pipe::PipeFlags;
+
+use crate::error::{Error, Result};
+use crate::instance::{Pipes, Stdio};
+use crate::spawn::Fd;
+
+/// Where one stream comes from, as the plan sees it.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Stream {
+    /// What the host has under that number.
+    Inherit,
+    /// The container's null device.
+    Null,
+    /// A descriptor that goes to the child.
+    Given(Fd),
+}
+
+#[derive(Debug)]
+enum Source {
+    Inherit,
+    Null,
+    Given(OwnedFd),
+}
+
+/// The child's ends, before they are handed over.
+#[derive(Debug)]
+pub(super) struct Sources([Source; 3]);
+
+/// Makes the pipes that were asked for: the child's ends, and the host's.
+pub(super) fn open(stdin: Stdio, stdout: Stdio, stderr: Stdio) -> Result<(Sources, Pipes)> {
+    let mut pipes = Pipes::default();
+    let sources = [
+        source(stdin, |(read, write)| {
+            pipes.stdin = Some(write);
+            read
+        })?,
+        source(stdout, |(read, write)| {
+            pipes.stdout = Some(read);
+            write
+        })?,
+        source(stderr, |(read, write)| {
+            pipes.stderr = Some(read);
+            write
+        })?,
+    ];
+    Ok((Sources(sources), pipes))
+}
+
+fn source(stdio: Stdio, split: impl FnOnce((OwnedFd, OwnedFd)) -> OwnedFd) -> Result<Source> {
+    Ok(match stdio {
+        Stdio::Null => Source::Null,
+        Stdio::Inherit => Source::Inherit,
+        Stdio::Fd(fd) => Source::Given(fd),
+        Stdio::Piped => {
+            let ends =
+                rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|e| Error::sys("make a pipe", e))?;
+            Source::Given(split(ends))
+        }
+    })
+}
+
+impl Sources {
+    /// Hands the descriptors over to `give`, which says where the child finds them.
+    pub(super) fn hand_over(self, mut give: impl FnMut(OwnedFd) -> Result<Fd>) -> Result<[Stream; 3]> {
+        let mut streams = [Stream::Null; 3];
+        for (stream, source) in streams.iter_mut().zip(self.0) {
+            *stream = match source {
+                Source::Inherit => Stream::Inherit,
+                Source::Null => Stream::Null,
+                Source::Given(fd) => Stream::Given(give(fd)?),
+            };
+        }
+        Ok(streams)
+    }
+
+    /// For a container without a null device of its own: the host's instead.
+    pub(super) fn with_host_null(mut self) -> Result<Self> {
+        let mut null: Option<OwnedFd> = None;
+        for source in &mut self.0 {
+            if !matches!(source, Source::Null) {
+                continue;
+            }
+            let fd = match &null {
+                Some(fd) => fd.as_fd().try_clone_to_owned(),
+                None => std::fs::File::options().read(true).write(true).open("/dev/null").map(OwnedFd::from),
+            };
+            let fd = fd.map_err(|e| Error::io("open the null device", e).object("/dev/null"))?;
+            if null.is_none() {
+                null = Some(
+                    fd.as_fd().try_clone_to_owned().map_err(|e| Error::io("duplicate a descriptor", e))?,
+                );
+            }
+            *source = Source::Given(fd);
+        }
+        Ok(self)
+    }
+}

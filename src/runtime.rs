@@ -1,1 +1,0 @@
-//! The runtime: where instances are made, found and listed.

@@ -1,0 +1,138 @@
+//! Opening a runtime.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock};
+
+use super::{Host, Inner, Runtime};
+use crate::error::{Error, Result};
+use crate::spawn::Strategy;
+use crate::store::Store;
+
+/// How children come to have memory of their own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SpawnStrategy {
+    /// [`Exec`](Self::Exec) where it works, else [`Fork`](Self::Fork).
+    #[default]
+    Auto,
+    /// Share the host's memory for a moment, then execute a small program from a sealed memory file. The cost does
+    /// not grow with the host.
+    Exec,
+    /// Copy the host's memory map: 40 to 90 ms from a host of 2 GiB. For hosts where `vm.memfd_noexec=2` forbids
+    /// executable memory files.
+    Fork,
+}
+
+/// Where and how to open a [`Runtime`].
+///
+/// ```no_run
+/// use stockade::Runtime;
+///
+/// let runtime = Runtime::builder().state_dir("/var/lib/ci").run_dir("/run/ci").open()?;
+/// # Ok::<(), stockade::Error>(())
+/// ```
+#[derive(Clone, Debug, Default)]
+#[must_use = "nothing is opened before `open`"]
+pub struct RuntimeBuilder {
+    state_dir: Option<PathBuf>,
+    run_dir: Option<PathBuf>,
+    cgroup: Option<PathBuf>,
+    strategy: SpawnStrategy,
+}
+
+impl RuntimeBuilder {
+    /// Sets the directory of what must survive a restart of the machine: records of durable instances, id ranges,
+    /// changes to layered root file systems. Made where it is missing, mode 0700.
+    pub fn state_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.state_dir = Some(dir.into());
+        self
+    }
+
+    /// Sets the directory of what must not: it should be on a tmpfs. Made where it is missing, mode 0700.
+    pub fn run_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.run_dir = Some(dir.into());
+        self
+    }
+
+    /// Sets the cgroup in which the instances' cgroups are made, as a path below the cgroup2 mount. Unless told
+    /// otherwise it is this process's own.
+    pub fn cgroup(mut self, path: impl Into<PathBuf>) -> Self {
+        self.cgroup = Some(path.into());
+        self
+    }
+
+    /// Sets how children come to have memory of their own.
+    pub fn spawn_strategy(mut self, strategy: SpawnStrategy) -> Self {
+        self.strategy = strategy;
+        self
+    }
+
+    /// Opens it: makes the directories, finds out what the host can do, removes what a crash left half-made.
+    /// Running instances are found when they are asked for.
+    ///
+    /// # Errors
+    /// [`PermissionDenied`](crate::ErrorKind::PermissionDenied) where a directory cannot be made or is not this
+    /// user's alone; [`InvalidConfig`](crate::ErrorKind::InvalidConfig) where no directory can be told from the
+    /// environment.
+    pub fn open(self) -> Result<Runtime> {
+        let root = rustix::process::geteuid().is_root();
+        let state_dir = self.state_dir.map_or_else(|| default_dir(root, Dir::State), Ok)?;
+        let run_dir = self.run_dir.map_or_else(|| default_dir(root, Dir::Run), Ok)?;
+        let strategy = match self.strategy {
+            SpawnStrategy::Auto => None,
+            SpawnStrategy::Exec => Some(Strategy::Exec),
+            SpawnStrategy::Fork => Some(Strategy::Fork),
+        };
+        let host = Host::probe(self.cgroup.as_deref(), strategy)?;
+        Ok(Runtime(Arc::new(Inner {
+            store: Store::open(&state_dir, &run_dir)?,
+            host,
+            tag: tag(&run_dir),
+            state_dir,
+            run_dir,
+            ranges: OnceLock::new(),
+            open: Mutex::new(HashMap::new()),
+        })))
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Dir {
+    State,
+    Run,
+}
+
+fn default_dir(root: bool, dir: Dir) -> Result<PathBuf> {
+    let env = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
+    let (fixed, found, wanted) = match dir {
+        Dir::State => (
+            "/var/lib/stockade",
+            env("XDG_DATA_HOME").or_else(|| env("HOME").map(|h| h.join(".local/share"))),
+            "set XDG_DATA_HOME or HOME, or RuntimeBuilder::state_dir",
+        ),
+        Dir::Run => {
+            let uid = rustix::process::geteuid().as_raw();
+            let usual = Path::new("/run/user").join(uid.to_string());
+            let found = env("XDG_RUNTIME_DIR").or_else(|| usual.is_dir().then_some(usual));
+            ("/run/stockade", found, "set XDG_RUNTIME_DIR, or RuntimeBuilder::run_dir")
+        }
+    };
+    if root {
+        return Ok(fixed.into());
+    }
+    found.map(|d| d.join("stockade")).ok_or_else(|| {
+        Error::invalid("runtime directory", "cannot be told from the environment").hint(wanted)
+    })
+}
+
+/// Eight hexadecimal digits that stand for a run directory (FNV-1a).
+fn tag(run_dir: &Path) -> String {
+    use std::os::unix::ffi::OsStrExt;
+    let hash = run_dir
+        .as_os_str()
+        .as_bytes()
+        .iter()
+        .fold(0x811c_9dc5_u32, |h, b| (h ^ u32::from(*b)).wrapping_mul(0x0100_0193));
+    format!("{hash:08x}")
+}

@@ -1,0 +1,93 @@
+//! What this host lets this process do, found out once by doing it.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use crate::caps::{CapSet, Capability};
+use crate::cgroup::{Cgroup, Hierarchy};
+use crate::error::{Error, Result};
+use crate::spawn::{Strategy, best_strategy};
+use crate::sys::mount::clone_tree;
+
+/// The host as a runtime found it.
+#[derive(Debug)]
+pub(crate) struct Host {
+    permitted: CapSet,
+    clones_mounts: bool,
+    uid: u32,
+    gid: u32,
+    strategy: Strategy,
+    cgroup: Result<(Hierarchy, Cgroup), String>,
+}
+
+impl Host {
+    /// `cgroup`: where the instances' cgroups go; this process's own unless told otherwise.
+    pub(crate) fn probe(cgroup: Option<&std::path::Path>, strategy: Option<Strategy>) -> Result<Self> {
+        let permitted = CapSet::of_current_thread_permitted()?;
+        let clones_mounts =
+            permitted.contains(Capability::SysAdmin) && clone_tree(root(), "/", false).is_ok();
+        let cgroup = match (Hierarchy::detect(), cgroup) {
+            (Ok(h), Some(path)) => h.open(path).map(|cg| Ok((h, cg)))?,
+            (Ok(h), None) => h.open(h.own().path()).map(|cg| (h, cg)).map_err(|e| e.to_string()),
+            (Err(e), Some(_)) => return Err(e),
+            (Err(e), None) => Err(e.to_string()),
+        };
+        Ok(Self {
+            permitted,
+            clones_mounts,
+            uid: rustix::process::geteuid().as_raw(),
+            gid: rustix::process::getegid().as_raw(),
+            strategy: strategy.unwrap_or_else(best_strategy),
+            cgroup,
+        })
+    }
+
+    /// What this process holds: a child without a user namespace of its own cannot have more.
+    pub(crate) fn permitted(&self) -> CapSet {
+        self.permitted
+    }
+
+    /// Whether detached copies of mounts can be made here, instead of in the child.
+    pub(crate) fn can_clone_mounts(&self) -> bool {
+        self.clones_mounts
+    }
+
+    /// Whether maps of many ids can be written.
+    pub(crate) fn can_map_ranges(&self) -> bool {
+        self.permitted.contains(Capability::Setuid) && self.permitted.contains(Capability::Setgid)
+    }
+
+    /// Effective user and group of this process.
+    pub(crate) fn ids(&self) -> (u32, u32) {
+        (self.uid, self.gid)
+    }
+
+    pub(crate) fn strategy(&self) -> Strategy {
+        self.strategy
+    }
+
+    pub(crate) fn has_cgroup2(&self) -> bool {
+        self.cgroup.is_ok()
+    }
+
+    /// The cgroup that the instances' cgroups are made in.
+    pub(crate) fn cgroup(&self) -> Result<&Cgroup> {
+        Ok(&self.cgroup2()?.1)
+    }
+
+    /// A cgroup by its path below the cgroup2 mount.
+    pub(crate) fn open_cgroup(&self, path: &str) -> Result<Cgroup> {
+        self.cgroup2()?.0.open(std::path::Path::new(path))
+    }
+
+    fn cgroup2(&self) -> Result<&(Hierarchy, Cgroup)> {
+        self.cgroup.as_ref().map_err(|why| {
+            Error::new(crate::ErrorKind::Unsupported, "find the cgroup of this process")
+                .detail(why.clone())
+                .hint("mount a cgroup2 hierarchy, or choose CgroupConfig::None")
+        })
+    }
+}
+
+fn root() -> BorrowedFd<'static> {
+    rustix::fs::CWD.as_fd()
+}

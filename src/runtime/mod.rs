@@ -1,0 +1,152 @@
+//! The [`Runtime`]: where instances are made, found and listed.
+
+mod builder;
+mod host;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock, Weak};
+
+pub use builder::{RuntimeBuilder, SpawnStrategy};
+pub(crate) use host::Host;
+
+use crate::container::Container;
+use crate::error::Result;
+use crate::idmap::RangeAllocator;
+use crate::instance::{Instance, InstanceConfig};
+use crate::name::InstanceId;
+use crate::store::Store;
+
+/// A place where instances live: a state directory, a run directory, and what this process may do.
+///
+/// Cloning is cheap and gives the same runtime. Any number of runtimes may be open, in one process or in many, on
+/// different directories or on the same ones; an instance found through two of them is one instance.
+///
+/// ```no_run
+/// use stockade::container::ContainerConfig;
+/// use stockade::rootfs::Rootfs;
+/// use stockade::Runtime;
+///
+/// let runtime = Runtime::open()?;
+/// let config = ContainerConfig::builder("web").rootfs(Rootfs::dir("/srv/web")).build()?;
+/// let web = runtime.create(config)?;
+/// web.start()?;
+/// # Ok::<(), stockade::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Runtime(Arc<Inner>);
+
+pub(crate) struct Inner {
+    pub(crate) store: Store,
+    pub(crate) host: Host,
+    pub(crate) state_dir: PathBuf,
+    pub(crate) run_dir: PathBuf,
+    /// Part of the names of this runtime's cgroups, so that those of two runtimes differ.
+    pub(crate) tag: String,
+    ranges: OnceLock<RangeAllocator>,
+    open: Mutex<HashMap<InstanceId, Weak<Container>>>,
+}
+
+impl Runtime {
+    /// Opens the runtime in the usual directories: `/var/lib/stockade` and `/run/stockade` for root,
+    /// `$XDG_DATA_HOME/stockade` and `$XDG_RUNTIME_DIR/stockade` for anybody else.
+    ///
+    /// # Errors
+    /// As [`RuntimeBuilder::open`].
+    pub fn open() -> Result<Self> {
+        Self::builder().open()
+    }
+
+    /// Sets where and how to open it.
+    pub fn builder() -> RuntimeBuilder {
+        RuntimeBuilder::default()
+    }
+
+    /// Makes an instance from its configuration, stopped. Writes its record and reserves its ids; its files and
+    /// processes come with the start.
+    ///
+    /// Blocks for a few microseconds where the instance is ephemeral, and for two `fsync(2)` where it is not.
+    ///
+    /// # Errors
+    /// [`AlreadyExists`](crate::ErrorKind::AlreadyExists) where the name is taken;
+    /// [`Exhausted`](crate::ErrorKind::Exhausted) where no ids are left or the disk is full. Nothing is left
+    /// behind.
+    pub fn create<C: InstanceConfig>(&self, config: C) -> Result<Arc<C::Handle>> {
+        config.create_in(self)
+    }
+
+    /// The instance `id`, found in its records and, if it runs, among the processes of this machine.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::ErrorKind::NotFound); [`Corrupt`](crate::ErrorKind::Corrupt) where its record cannot be
+    /// read.
+    pub fn get(&self, id: &InstanceId) -> Result<Arc<dyn Instance>> {
+        Ok(self.container(id)?)
+    }
+
+    /// As [`get`](Self::get), for a container.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub fn container(&self, id: &InstanceId) -> Result<Arc<Container>> {
+        let mut open = self.0.open.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(found) = open.get(id).and_then(Weak::upgrade)
+            && !found.is_deleted()
+        {
+            return Ok(found);
+        }
+        let loaded = Arc::new(Container::load(self.clone(), id)?);
+        open.insert(id.clone(), Arc::downgrade(&loaded));
+        Ok(loaded)
+    }
+
+    /// Every instance, by project and name. One that cannot be read is left out here; [`get`](Self::get) says why.
+    ///
+    /// # Errors
+    /// Where the directories cannot be read.
+    pub fn list(&self) -> Result<Vec<Arc<dyn Instance>>> {
+        let ids = self.0.store.list()?;
+        Ok(ids.iter().filter_map(|id| self.get(id).ok()).collect())
+    }
+
+    /// Ends what the runtime itself has running; instances go on. The last clone that is dropped does the same.
+    pub fn close(self) {
+        drop(self);
+    }
+
+    pub(crate) fn inner(&self) -> &Inner {
+        &self.0
+    }
+
+    /// Remembers a new or renamed container, so that `get` gives the same handle.
+    pub(crate) fn remember(&self, id: &InstanceId, container: &Arc<Container>) {
+        let mut open = self.0.open.lock().unwrap_or_else(|e| e.into_inner());
+        open.insert(id.clone(), Arc::downgrade(container));
+    }
+
+    pub(crate) fn forget(&self, id: &InstanceId) {
+        let mut open = self.0.open.lock().unwrap_or_else(|e| e.into_inner());
+        open.remove(id);
+    }
+}
+
+impl Inner {
+    /// The ids that this runtime gives to instances. Opened at the first use: a host that maps none needs none.
+    pub(crate) fn ranges(&self) -> Result<&RangeAllocator> {
+        if let Some(ranges) = self.ranges.get() {
+            return Ok(ranges);
+        }
+        let opened = RangeAllocator::open(&self.state_dir, &self.run_dir)?;
+        Ok(self.ranges.get_or_init(|| opened))
+    }
+}
+
+impl fmt::Debug for Runtime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Runtime")
+            .field("state_dir", &self.0.state_dir)
+            .field("run_dir", &self.0.run_dir)
+            .finish_non_exhaustive()
+    }
+}
