@@ -12,6 +12,7 @@ pub mod caps;
 pub mod cgroup;
 pub mod idmap;
 pub mod namespaces;
+pub mod process;
 pub mod rootfs;
 pub mod seccomp;
 
