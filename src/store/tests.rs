@@ -138,7 +138,7 @@ fn an_ephemeral_instance_never_touches_the_state_directory() {
     run.exit = Some(ExitStatus::Exited(3));
     store.save_run(&job, Ephemeral, &run).unwrap();
     assert_eq!(store.load_run(&job).unwrap(), Some(run));
-    assert_eq!(store.list().unwrap(), [job.clone()]);
+    assert_eq!(store.list().unwrap(), std::slice::from_ref(&job));
     assert_eq!(store.load::<Rec>(&job).unwrap().durability, Ephemeral);
     assert_eq!(std::fs::read_dir(dirs.state().join("instances")).unwrap().count(), 0);
     store.remove_run(&job).unwrap();
@@ -237,7 +237,7 @@ fn rename_takes_everything_along_or_nothing() {
         }
         assert_eq!(store.rename(&a, &a, kind).unwrap_err().kind(), ErrorKind::AlreadyExists);
         store.rename(&a, &b, kind).unwrap();
-        assert_eq!(store.list().unwrap(), [b.clone()]);
+        assert_eq!(store.list().unwrap(), std::slice::from_ref(&b));
         assert_eq!(store.load::<Rec>(&b).unwrap().record, rec("a"));
         assert!(store.load_run(&b).unwrap().is_some() && store.load_run(&a).unwrap().is_none());
         assert_eq!(store.rename(&a, &id("c"), kind).unwrap_err().kind(), ErrorKind::NotFound);

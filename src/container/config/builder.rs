@@ -20,6 +20,7 @@ use crate::rootfs::Rootfs;
 #[derive(Clone, Debug)]
 #[must_use = "nothing is made before `build`"]
 pub struct ContainerBuilder {
+    name: String,
     /// With stand-ins for a root that was not given and for a name that is none.
     config: ContainerConfig,
     has_rootfs: bool,
@@ -35,7 +36,8 @@ impl ContainerBuilder {
             // A plain word is always a name.
             InstanceId::new("unnamed").expect("a plain word is a name")
         });
-        Self { config: ContainerConfig::new(id, Rootfs::dir("/").into()), has_rootfs: false, refused }
+        let config = ContainerConfig::new(id, Rootfs::dir("/not-set").into());
+        Self { name, config, has_rootfs: false, refused }
     }
 
     fn take<T>(&mut self, field: &'static str, value: Result<T>) -> Option<T> {
@@ -331,7 +333,8 @@ impl ContainerBuilder {
         if problems.is_empty() {
             Ok(self.config)
         } else {
-            Err(Error::invalid("container configuration", check::list(&problems)))
+            let name = self.name.chars().take(200).collect::<String>();
+            Err(Error::invalid("configuration of container", check::list(&problems)).object(name))
         }
     }
 }
