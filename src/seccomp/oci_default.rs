@@ -157,7 +157,7 @@ const NEW_NAMESPACES: u64 = (libc::CLONE_NEWNS
 const NETLINK_AUDIT: u32 = 9;
 
 /// The policy for a container whose bounding set is `caps`, one bit for each capability.
-fn for_capabilities(caps: u64) -> Policy {
+pub(super) fn for_capabilities(caps: u64) -> Policy {
     let has = |bit: u8| caps & (1 << bit) != 0;
     let mut policy = Policy::new(EPERM).unknown(ENOSYS);
 
