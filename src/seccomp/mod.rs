@@ -17,6 +17,8 @@ mod compile;
 mod filter;
 pub mod oci;
 mod oci_default;
+#[cfg(all(test, target_arch = "x86_64"))]
+mod peer_test;
 mod policy;
 mod run;
 mod syscall;
