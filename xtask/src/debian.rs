@@ -30,8 +30,7 @@ pub fn prepare(wanted: Wanted) -> Result {
     let cache = paths::cache();
     let kept = cache.join(format!("debian-{SUITE}-{}-{RECIPE}.tar", std::env::consts::ARCH));
     let tree = paths::fixtures().join(".debian");
-    remove(&tree)?;
-    at(&tree, fs::create_dir_all(&tree))?;
+    empty(&tree)?;
 
     let _cache_lock = lock(&cache)?;
     if kept.is_file() {
@@ -41,7 +40,10 @@ pub fn prepare(wanted: Wanted) -> Result {
                 eprintln!("setup: unpacked the Debian root from {}", kept.display());
                 return Ok(());
             }
-            Err(why) => eprintln!("setup: the kept Debian root is of no use, making a new one: {why}"),
+            Err(why) => {
+                eprintln!("setup: the kept Debian root is of no use, making a new one: {why}");
+                empty(&tree)?;
+            }
         }
     }
     if wanted == Wanted::WhatIsQuick {
@@ -52,7 +54,10 @@ pub fn prepare(wanted: Wanted) -> Result {
         eprintln!("setup: no Debian root: debootstrap is not installed");
         return remove(&tree);
     }
-    bootstrap(&tree)?;
+    if let Err(why) = bootstrap(&tree) {
+        eprintln!("setup: no Debian root: {why}");
+        return remove(&tree);
+    }
     clean(&tree)?;
     // Kept under its name only when it is whole.
     let part = kept.with_extension("tar.part");
@@ -70,8 +75,7 @@ fn bootstrap(tree: &Path) -> Result {
     match (debootstrap(tree, own.as_deref()), own) {
         (Err(why), Some(_)) => {
             eprintln!("setup: {why}; trying the default mirror");
-            remove(tree)?;
-            at(tree, fs::create_dir_all(tree))?;
+            empty(tree)?;
             debootstrap(tree, None)
         }
         (done, _) => done,
@@ -123,11 +127,15 @@ fn clean(tree: &Path) -> Result {
     }
     // Device nodes are the runtime's to give; package files and lists are two thirds of the size.
     for emptied in ["dev", "var/cache/apt", "var/lib/apt/lists", "var/log"] {
-        let dir = tree.join(emptied);
-        remove(&dir)?;
-        at(&dir, fs::create_dir_all(&dir))?;
+        empty(&tree.join(emptied))?;
     }
     Ok(())
+}
+
+/// Makes `dir` an empty directory.
+fn empty(dir: &Path) -> Result {
+    remove(dir)?;
+    at(dir, fs::create_dir_all(dir))
 }
 
 /// The proxy that apt is told to use, if any: debootstrap asks the environment instead.

@@ -27,12 +27,13 @@ const TOOLS: &[(&str, &str)] = &[
 
 /// Prepares what is wanted. What cannot be prepared here is said; the tests that need it are then skipped, loudly.
 pub fn run(wanted: Wanted) -> Result {
-    tools()?;
+    tools();
+    components()?;
     fixtures::busybox()?;
     debian::prepare(wanted)
 }
 
-fn tools() -> Result {
+fn tools() {
     let mut missing: Vec<&str> = TOOLS
         .iter()
         .filter(|(tool, _)| paths::program(tool).is_none())
@@ -43,19 +44,21 @@ fn tools() -> Result {
         missing.push("busybox-static");
     }
     if missing.is_empty() {
-        return Ok(());
+        return;
     }
     let list = missing.join(" ");
     if !sh::is_root() || paths::program("apt-get").is_none() {
         eprintln!("setup: not installed: {list} (as root on Debian they would be installed now)");
-        return Ok(());
+        return;
     }
-    install(&missing)
+    eprintln!("setup: installing {list}");
+    if let Err(why) = install(&missing) {
+        eprintln!("setup: not installed: {list}: {why}");
+    }
 }
 
 /// Installs Debian packages. The package lists are fetched first: on a fresh machine there are none.
-pub fn install(packages: &[&str]) -> Result {
-    eprintln!("setup: installing {}", packages.join(" "));
+fn install(packages: &[&str]) -> Result {
     let apt = || {
         let mut apt = Command::new("apt-get");
         apt.env("DEBIAN_FRONTEND", "noninteractive").args(["-q", "-o", "DPkg::Lock::Timeout=300"]);
@@ -66,4 +69,15 @@ pub fn install(packages: &[&str]) -> Result {
         eprintln!("setup: {why}; going on");
     }
     sh::run(apt().args(["install", "-y", "--no-install-recommends"]).args(packages))
+}
+
+/// rustfmt and clippy, which rustup's minimal profile lacks.
+fn components() -> Result {
+    for (component, command) in [("rustfmt", "fmt"), ("clippy", "clippy")] {
+        if sh::output(sh::cargo().args([command, "--version"])).is_err() {
+            eprintln!("setup: adding {component}");
+            sh::run(Command::new("rustup").current_dir(paths::root()).args(["component", "add", component]))?;
+        }
+    }
+    Ok(())
 }
