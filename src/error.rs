@@ -34,7 +34,7 @@ pub enum ErrorKind {
     Unsupported,
     /// The deadline passed first.
     Timeout,
-    /// The caller's `Cancel` ended the wait.
+    /// The caller's [`Cancel`](crate::Cancel) ended the wait.
     Cancelled,
     /// A limit of the host was hit: memory, processes, file descriptors, disk space.
     Exhausted,
@@ -109,6 +109,7 @@ struct Inner {
     errno: Option<i32>,
     detail: Option<String>,
     hint: Option<Cow<'static, str>>,
+    also: Vec<String>,
     source: Option<Source>,
 }
 
@@ -124,6 +125,7 @@ impl Error {
             errno: None,
             detail: None,
             hint: None,
+            also: Vec::new(),
             source: None,
         }))
     }
@@ -184,6 +186,12 @@ impl Error {
     /// What the reader can do about it.
     pub(crate) fn hint(mut self, hint: impl Into<Cow<'static, str>>) -> Self {
         self.0.hint = Some(hint.into());
+        self
+    }
+
+    /// Something that failed besides, such as a step of the undo.
+    pub(crate) fn also(mut self, text: impl Into<String>) -> Self {
+        self.0.also.push(text.into());
         self
     }
 
@@ -249,6 +257,9 @@ impl fmt::Display for Error {
         }
         if let Some(h) = &e.hint {
             write!(f, "; {h}")?;
+        }
+        for a in &e.also {
+            write!(f, "; {a}")?;
         }
         Ok(())
     }

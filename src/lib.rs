@@ -3,13 +3,16 @@
 #![cfg(target_os = "linux")]
 
 mod error;
+mod exit;
 mod name;
+mod signal;
 mod sys;
 
 pub mod caps;
 pub mod cgroup;
 pub mod idmap;
 pub mod namespaces;
+pub mod process;
 pub mod rootfs;
 pub mod seccomp;
 
@@ -22,4 +25,7 @@ pub mod instance;
 mod runtime;
 
 pub use error::{Error, ErrorKind, Result};
+pub use exit::ExitStatus;
 pub use name::{InstanceId, InstanceName};
+pub use op::Cancel;
+pub use signal::Signal;

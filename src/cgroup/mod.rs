@@ -1,1 +1,63 @@
 //! cgroup v2, directly on directory descriptors.
+//!
+//! [`Hierarchy::detect`] finds the cgroup v2 mount and the cgroup that the calling process sits in.
+//! [`Cgroup::create_child`] makes a leaf below it, two system calls; the leaf's descriptor is what
+//! `CLONE_INTO_CGROUP` takes, so a process can be born inside. From then on the cgroup is the handle to the
+//! whole group: [`freeze`](Cgroup::freeze), [`thaw`](Cgroup::thaw), [`kill`](Cgroup::kill),
+//! [`wait_empty`](Cgroup::wait_empty), [`stats`](Cgroup::stats), [`apply`](Cgroup::apply) for limits, and
+//! [`remove`](Cgroup::remove).
+//!
+//! Only v2 is spoken here. On a hybrid host, where v1 holds the controllers, everything works but the limits of
+//! those controllers: they are [`Unsupported`](crate::ErrorKind::Unsupported), or skipped where the caller
+//! asked for [`Enforce::BestEffort`].
+//!
+//! No process is ever moved, and nothing outside the cgroups made here is written, except that
+//! [`enable_controllers`](Cgroup::enable_controllers) and [`delegate`](Cgroup::delegate) do so on the cgroup
+//! they are called on.
+//!
+//! The format of every file is in `Documentation/admin-guide/cgroup-v2.rst` of the kernel; see also
+//! `cgroups(7)`.
+//!
+//! ```no_run
+//! use std::time::{Duration, Instant};
+//! use stockade::cgroup::{Enforce, Hierarchy, Limit, Limits};
+//!
+//! let hierarchy = Hierarchy::detect()?;
+//! let web = hierarchy.own().create_child("web")?;
+//! let mut limits = Limits::default();
+//! limits.pids_max = Some(Limit::Value(100));
+//! for skipped in web.apply(&limits, Enforce::BestEffort)? {
+//!     println!("{}: {}", skipped.file, skipped.reason);
+//! }
+//! // ... start processes inside ...
+//! let deadline = Some(Instant::now() + Duration::from_secs(10));
+//! web.kill()?;
+//! web.wait_empty(deadline)?;
+//! web.remove(deadline)?;
+//! # Ok::<(), stockade::Error>(())
+//! ```
+
+mod controller;
+mod cpu;
+mod delegate;
+mod file;
+mod group;
+mod hierarchy;
+mod limits;
+mod memory;
+mod pids;
+mod remove;
+mod state;
+mod stats;
+
+pub use controller::Controller;
+pub use group::{Cgroup, CgroupId};
+pub use hierarchy::Hierarchy;
+pub use limits::{Enforce, Limit, Limits, Skipped};
+pub use memory::{MemoryEvents, OomPolicy};
+pub use state::{State, Watch};
+pub use stats::Stats;
+
+/// What gives a process a cgroup that it may write to; the end of many errors here.
+pub(crate) const DELEGATION: &str = "run as root, or inside a delegated cgroup: `Delegate=yes` with `DelegateSubgroup=` in a \
+                          systemd service, or `systemd-run --user --scope -p Delegate=yes`";

@@ -1,1 +1,11 @@
 //! One action at a time per instance, with cancel, deadline and undo.
+
+mod action;
+mod cancel;
+mod deadline;
+mod undo;
+
+pub(crate) use action::{Action, ActionGuard, ActionLock};
+pub use cancel::Cancel;
+pub(crate) use deadline::Deadline;
+pub(crate) use undo::Undo;

@@ -1,1 +1,29 @@
-//! Seccomp: typed policies, compiled to BPF.
+//! Seccomp: typed policies, compiled to BPF (`seccomp(2)`).
+//!
+//! A [`Policy`] says what to do with which calls, by name, on which ABIs. [`Filter`] is its compiled form, ready
+//! to be put into a start plan. [`Filter::cached`] keeps the last ones, since a system compiles the same few
+//! policies again and again.
+//!
+//! The program is made for how the kernel uses it. Since Linux 5.11 the kernel runs every filter once for each
+//! call number when it is installed, to remember which calls are always allowed; so the price of a filter is
+//! paid at the start of a container, and what counts is the number of steps over all numbers. Runs of
+//! neighbouring numbers with one outcome become intervals, and a search tree balanced by their width finds the
+//! interval: about seven steps for a list of 300 calls, where a list of comparisons takes 150. Conditions on
+//! arguments are leaves of the tree.
+
+mod arch;
+mod asm;
+mod compile;
+mod filter;
+pub mod oci;
+mod oci_default;
+mod policy;
+mod run;
+mod syscall;
+mod system;
+mod tables;
+
+pub use arch::Arch;
+pub use filter::Filter;
+pub use policy::{Action, ArgCompare, Compare, Policy, Rule, SyscallData};
+pub use syscall::Syscall;

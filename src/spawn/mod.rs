@@ -1,1 +1,17 @@
 //! Starting processes: a plan built by the parent, executed by stage-2.
+
+mod builder;
+mod child;
+mod dump;
+mod interp;
+mod launch;
+mod plan;
+mod report;
+
+pub(crate) use builder::{CapMasks, FsConfig, Mount, Tolerate};
+pub(crate) use child::Child;
+pub(crate) use launch::{Launch, Running, Spec, Started, Strategy, above_stdio, best_strategy};
+pub(crate) use plan::{Fd, Plan};
+
+#[cfg(test)]
+mod tests;

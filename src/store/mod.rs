@@ -1,1 +1,329 @@
 //! What is kept on disk: durable records and run records.
+//!
+//! Two directories, each with `instances/PROJECT/NAME/`: the state directory holds `record.json` of a durable
+//! instance; the run directory, on tmpfs, holds `run.json` of a run, and `record.json` of an ephemeral instance.
+//! Both belong to one user and nobody else may write to them.
+//!
+//! An instance comes and goes whole. It is built under a temporary name beside the projects and then renamed
+//! to its place; since a place always holds a record, `rename(2)` refuses one that is taken, and that refusal is
+//! the claim on the name. It is removed by renaming it away first. So no crash leaves half an instance, only
+//! temporary names, which nobody reads and which the next [`Store::open`] removes when no other store is open
+//! (each holds a shared `flock(2)`). Files are replaced in the same way.
+//!
+//! The path is the identity: a record's own idea of its name does not count after a [`Store::rename`].
+
+mod area;
+mod file;
+mod run;
+mod tree;
+
+#[cfg(test)]
+mod tests;
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use self::area::Area;
+pub(crate) use self::run::{RunRecord, boot_id, millis};
+use crate::error::{Error, ErrorKind, Result};
+use crate::name::InstanceId;
+
+/// The version of the records' format that this crate writes, and the newest that it reads.
+pub(crate) const SCHEMA: u32 = 1;
+
+const RECORD: &str = "record.json";
+const RUN: &str = "run.json";
+
+/// Where an instance's record lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Durability {
+    /// In the state directory; survives a reboot. Every write is synced.
+    Durable,
+    /// In the run directory alone; ends with the run.
+    Ephemeral,
+}
+
+/// One of the two directories.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    State,
+    Run,
+}
+
+/// A record as it was found.
+#[derive(Debug)]
+pub(crate) struct Stored<T> {
+    pub(crate) durability: Durability,
+    pub(crate) record: T,
+}
+
+/// The records of all instances of a runtime.
+///
+/// Calls on different instances do not disturb each other. Two calls that change the same instance must not
+/// run at once: the action lock sees to that.
+#[derive(Debug)]
+pub(crate) struct Store {
+    state: Area,
+    run: Area,
+}
+
+impl Store {
+    /// Opens both directories, makes them where they are missing (mode 0700), and removes what a crash left.
+    pub(crate) fn open(state_dir: &Path, run_dir: &Path) -> Result<Self> {
+        Ok(Self { state: Area::open(state_dir, true)?, run: Area::open(run_dir, false)? })
+    }
+
+    fn home(&self, durability: Durability) -> &Area {
+        match durability {
+            Durability::Durable => &self.state,
+            Durability::Ephemeral => &self.run,
+        }
+    }
+
+    /// Makes a new instance with its first record. Of several callers with one name, one wins.
+    ///
+    /// # Errors
+    /// `AlreadyExists` where the name is taken, by a durable or an ephemeral instance. Whatever the error,
+    /// nothing is left behind.
+    pub(crate) fn create_instance(
+        &self,
+        id: &InstanceId,
+        durability: Durability,
+        record: &impl Serialize,
+    ) -> Result<()> {
+        let place = place_of(id)?;
+        let bytes = file::encode(record)?;
+        let home = self.home(durability);
+        let temp = home.temp_name();
+        home.make_dir(&temp)?;
+        let made = home
+            .write_new(&format!("{temp}/{RECORD}"), &bytes)
+            .and_then(|()| home.sync_dir(&temp))
+            .and_then(|()| self.publish(durability, &temp, &place));
+        if made.is_err() {
+            // The first error is the one to report; the next `open` tries again.
+            let _ = home.remove_temp(&temp);
+        }
+        made
+    }
+
+    /// Moves a finished directory to its place. On failure it is back under its temporary name.
+    fn publish(&self, durability: Durability, temp: &str, place: &str) -> Result<()> {
+        let home = self.home(durability);
+        if !home.claim(temp, place)? {
+            if self.holder(place)?.is_some() || durability == Durability::Durable {
+                return Err(self.taken(place));
+            }
+            // Neither directory has a record: what stands there is of a durable instance that is gone.
+            self.run.discard(place)?;
+            if !home.claim(temp, place)? {
+                return Err(self.taken(place));
+            }
+        }
+        // Whoever published in the other directory meanwhile looks here too, so one of the two sees the other.
+        let settled = self.check_sole(durability, place).and_then(|()| home.sync_parent(place));
+        if settled.is_err() {
+            // Not there any more when the other one has cleared the place; its own error is the one to report.
+            let _ = home.take_back(place, temp);
+        }
+        settled
+    }
+
+    /// Fails where the other directory has an instance of this name; removes a dead one's run directory.
+    fn check_sole(&self, durability: Durability, place: &str) -> Result<()> {
+        let other = match durability {
+            Durability::Durable => &self.run,
+            Durability::Ephemeral => &self.state,
+        };
+        if other.exists(&format!("{place}/{RECORD}"))? {
+            return Err(self.taken(place));
+        }
+        if durability == Durability::Durable {
+            self.run.discard(place)?;
+        }
+        Ok(())
+    }
+
+    /// Which directory has the record of an instance, if one has.
+    fn holder(&self, place: &str) -> Result<Option<Durability>> {
+        let record = format!("{place}/{RECORD}");
+        if self.state.exists(&record)? {
+            return Ok(Some(Durability::Durable));
+        }
+        Ok(self.run.exists(&record)?.then_some(Durability::Ephemeral))
+    }
+
+    fn taken(&self, place: &str) -> Error {
+        Error::new(ErrorKind::AlreadyExists, "claim the name of an instance").object(place)
+    }
+
+    /// Reads the record of an instance.
+    ///
+    /// # Errors
+    /// `NotFound`; `Corrupt` where it cannot be read; `Unsupported` where a newer version wrote it.
+    pub(crate) fn load<T: DeserializeOwned>(&self, id: &InstanceId) -> Result<Stored<T>> {
+        let record = format!("{}/{RECORD}", place_of(id)?);
+        for (area, durability) in [(&self.state, Durability::Durable), (&self.run, Durability::Ephemeral)] {
+            if let Some(record) = area.load(&record)? {
+                return Ok(Stored { durability, record });
+            }
+        }
+        Err(not_found("read the record of an instance", id))
+    }
+
+    /// Replaces the record of an instance that is there.
+    ///
+    /// # Errors
+    /// `NotFound`; `Unsupported` where a newer version wrote the present one. After an error the old record
+    /// stands, except when only the last sync failed.
+    pub(crate) fn save(
+        &self,
+        id: &InstanceId,
+        durability: Durability,
+        record: &impl Serialize,
+    ) -> Result<()> {
+        let place = place_of(id)?;
+        let bytes = file::encode(record)?;
+        let home = self.home(durability);
+        let path = format!("{place}/{RECORD}");
+        if !home.exists(&path)? {
+            return Err(not_found("write the record of an instance", id));
+        }
+        home.refuse_newer(&path)?;
+        home.replace(&path, &bytes)?;
+        home.sync_dir(&place)
+    }
+
+    /// Removes an instance with everything in its directories.
+    ///
+    /// # Errors
+    /// `NotFound`. When a file of it cannot be removed, the instance is gone all the same, and the error names
+    /// the directory.
+    pub(crate) fn remove(&self, id: &InstanceId, durability: Durability) -> Result<()> {
+        let place = place_of(id)?;
+        if durability == Durability::Durable {
+            self.run.discard(&place)?;
+        }
+        if self.home(durability).discard(&place)? {
+            Ok(())
+        } else {
+            Err(not_found("remove the record of an instance", id))
+        }
+    }
+
+    /// Gives a stopped instance another identity, with everything in its directories.
+    ///
+    /// # Errors
+    /// `NotFound`; `AlreadyExists` where the new name is taken. After an error the old name stands.
+    pub(crate) fn rename(&self, id: &InstanceId, new: &InstanceId, durability: Durability) -> Result<()> {
+        let (from, to) = (place_of(id)?, place_of(new)?);
+        let home = self.home(durability);
+        if !home.exists(&format!("{from}/{RECORD}"))? {
+            return Err(not_found("rename an instance", id));
+        }
+        if from == to || !home.claim(&from, &to)? {
+            return Err(self.taken(&to));
+        }
+        let settled = self
+            .check_sole(durability, &to)
+            .and_then(|()| home.sync_parent(&to))
+            .and_then(|()| if id.project == new.project { Ok(()) } else { home.sync_parent(&from) });
+        if let Err(e) = settled {
+            home.take_back(&to, &from)?;
+            return Err(e);
+        }
+        if durability == Durability::Durable && self.run.exists(&from)? {
+            self.run.claim(&from, &to)?;
+        }
+        Ok(())
+    }
+
+    /// Every instance that has a record, sorted.
+    pub(crate) fn list(&self) -> Result<Vec<InstanceId>> {
+        let mut ids = self.state.list(RECORD)?;
+        ids.append(&mut self.run.list(RECORD)?);
+        ids.sort_unstable();
+        ids.dedup();
+        Ok(ids)
+    }
+
+    /// Writes the record of the present run: one new file where there is none, else a replacement.
+    ///
+    /// # Errors
+    /// `NotFound` for an ephemeral instance that is gone. After an error the old run record stands, if any.
+    pub(crate) fn save_run(&self, id: &InstanceId, durability: Durability, run: &RunRecord) -> Result<()> {
+        let place = place_of(id)?;
+        let bytes = file::encode(run)?;
+        let path = format!("{place}/{RUN}");
+        let mut made = self.run.write_new(&path, &bytes);
+        if durability == Durability::Durable && made.as_ref().is_err_and(|e| e.kind() == ErrorKind::NotFound)
+        {
+            self.run.make_place(&place)?;
+            made = self.run.write_new(&path, &bytes);
+        }
+        match made {
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => {
+                self.run.refuse_newer(&path)?;
+                self.run.replace(&path, &bytes)
+            }
+            other => other,
+        }
+    }
+
+    /// Reads the record of the present or last run; `None` where there was none since the machine started.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub(crate) fn load_run(&self, id: &InstanceId) -> Result<Option<RunRecord>> {
+        self.run.load_being_made(&format!("{}/{RUN}", place_of(id)?))
+    }
+
+    /// Removes the run record, where there is one.
+    pub(crate) fn remove_run(&self, id: &InstanceId) -> Result<()> {
+        self.run.unlink(&format!("{}/{RUN}", place_of(id)?))
+    }
+
+    /// Opens a directory of an instance, for what others keep beside the record.
+    ///
+    /// # Errors
+    /// `NotFound` where the instance has no such directory: an ephemeral one has none in the state directory, a
+    /// durable one none in the run directory before [`save_run`](Self::save_run) or
+    /// [`make_run_dir`](Self::make_run_dir).
+    pub(crate) fn instance_dir(&self, id: &InstanceId, place: Place) -> Result<OwnedFd> {
+        self.area(place).open_dir(&place_of(id)?)
+    }
+
+    /// Makes sure that the run directory of a durable instance is there.
+    pub(crate) fn make_run_dir(&self, id: &InstanceId) -> Result<()> {
+        self.run.make_place(&place_of(id)?)
+    }
+
+    /// The path of a directory of an instance, for messages and for what takes no descriptor.
+    pub(crate) fn instance_path(&self, id: &InstanceId, place: Place) -> Result<PathBuf> {
+        Ok(self.area(place).path(&place_of(id)?))
+    }
+
+    fn area(&self, place: Place) -> &Area {
+        match place {
+            Place::State => &self.state,
+            Place::Run => &self.run,
+        }
+    }
+}
+
+/// The instance's directory, below `instances/`.
+fn place_of(id: &InstanceId) -> Result<String> {
+    if id.snapshot.is_some() {
+        return Err(Error::new(ErrorKind::Unsupported, "find the record of an instance")
+            .object(id.to_string())
+            .detail("snapshots are not kept yet"));
+    }
+    Ok(format!("{}/{}", id.project, id.name))
+}
+
+fn not_found(step: &'static str, id: &InstanceId) -> Error {
+    Error::new(ErrorKind::NotFound, step).object(id.to_string())
+}

@@ -45,38 +45,36 @@ impl CloneArgs<'_> {
     }
 }
 
+/// What a child runs first. It never returns, makes raw system calls only (no allocation, no locks, no
+/// thread-local state, no panic) and, sharing memory, changes no credentials but inheritable and ambient sets.
+pub(crate) type Entry<T> = unsafe extern "C" fn(*const T) -> !;
+
 /// Makes a child that shares our memory, runs `entry(arg)` on `stack` and holds this thread until it executes
 /// another program or ends. All signals are blocked meanwhile, and stay blocked in the child.
 ///
-/// # Safety
-/// `entry` never returns, makes raw system calls only (no allocation, no locks, no thread-local state, no
-/// panic) and changes no credentials; what `arg` points to outlives the call.
-pub(crate) unsafe fn clone_sharing_memory<T>(
+/// No such child may enter a cgroup, pid or user namespace that others are in: an OOM kill of the cgroup would
+/// take this process with it, and its members could read this process's memory through the child.
+pub(crate) fn share_memory<T>(
     args: CloneArgs<'_>,
     stack: &Stack,
-    entry: unsafe extern "C" fn(*const T) -> !,
-    arg: *const T,
+    entry: Entry<T>,
+    arg: &T,
 ) -> Result<Cloned, Errno> {
     let mut pidfd = -1;
     let mut raw = args.raw(&mut pidfd, CLONE_VM | CLONE_VFORK);
     (raw.stack, raw.stack_size) = stack.area();
     let blocked = BlockAll::new();
-    // SAFETY: `raw` describes a stack that this call owns, and the caller vouches for `entry` and `arg`.
-    let ret = unsafe { arch::clone3_call(&raw, entry as *const () as usize, arg as usize) };
+    // SAFETY: `raw` describes a stack that is the child's alone, `arg` lives until the call returns, and `entry`
+    // is as its type says.
+    let ret =
+        unsafe { arch::clone3_call(&raw, entry as *const () as usize, std::ptr::from_ref(arg) as usize) };
     drop(blocked);
     // SAFETY: the kernel filled `pidfd` if and only if a child was made.
     unsafe { finish(ret, pidfd) }
 }
 
 /// Makes a child with a copy of our memory, which runs `entry(arg)` on a copy of this thread's stack.
-///
-/// # Safety
-/// As [`clone_sharing_memory`], but for credentials, which are the child's own.
-pub(crate) unsafe fn clone_copying_memory<T>(
-    args: CloneArgs<'_>,
-    entry: unsafe extern "C" fn(*const T) -> !,
-    arg: *const T,
-) -> Result<Cloned, Errno> {
+pub(crate) fn copy_memory<T>(args: CloneArgs<'_>, entry: Entry<T>, arg: &T) -> Result<Cloned, Errno> {
     let mut pidfd = -1;
     let raw = args.raw(&mut pidfd, 0);
     let blocked = BlockAll::new();
@@ -84,8 +82,8 @@ pub(crate) unsafe fn clone_copying_memory<T>(
     let ret =
         unsafe { libc::syscall(libc::SYS_clone3, std::ptr::from_ref(&raw), size_of::<libc::clone_args>()) };
     if ret == 0 {
-        // SAFETY: in the child; the caller vouches for `entry` and `arg`.
-        unsafe { entry(arg) }
+        // SAFETY: in the child; `entry` is as its type says and never returns.
+        unsafe { entry(std::ptr::from_ref(arg)) }
     }
     let ret = if ret < 0 { -i64::from(super::raw::last_errno().raw_os_error()) } else { ret };
     drop(blocked);
@@ -108,7 +106,7 @@ mod arch {
     /// Calls `clone3`; the child calls `entry(arg)` on its new stack, the parent gets the result.
     ///
     /// # Safety
-    /// As [`super::clone_sharing_memory`]; `args` names a stack.
+    /// `args` names a stack and lives through the call; `entry` is a [`super::Entry`] for `arg`.
     pub(super) unsafe fn clone3_call(args: &libc::clone_args, entry: usize, arg: usize) -> i64 {
         let ret: i64;
         // SAFETY: the child leaves this block only through `entry`, which never returns, and it runs on its own
@@ -141,7 +139,7 @@ mod arch {
     /// Calls `clone3`; the child calls `entry(arg)` on its new stack, the parent gets the result.
     ///
     /// # Safety
-    /// As [`super::clone_sharing_memory`]; `args` names a stack.
+    /// `args` names a stack and lives through the call; `entry` is a [`super::Entry`] for `arg`.
     pub(super) unsafe fn clone3_call(args: &libc::clone_args, entry: usize, arg: usize) -> i64 {
         let ret: i64;
         // SAFETY: the child leaves this block only through `entry`, which never returns, and it runs on its own

@@ -9,6 +9,7 @@ pub(crate) mod clone;
 pub(crate) mod fd;
 pub(crate) mod memfd;
 pub(crate) mod mount;
+pub(crate) mod nsfs;
 pub(crate) mod pidfd;
 pub(crate) mod raw;
 pub(crate) mod seccomp;

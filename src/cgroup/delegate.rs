@@ -1,0 +1,50 @@
+//! Handing a cgroup to a user, such as a container's root.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use rustix::fs::{AtFlags, CWD, Gid, Uid};
+use rustix::io::Errno;
+
+use super::group::Cgroup;
+use crate::error::{Error, Result};
+use crate::sys::fd::read_at;
+use crate::sys::raw::retry;
+
+/// The files to hand over where the kernel does not list them.
+const FALLBACK: &str = "cgroup.procs\ncgroup.threads\ncgroup.subtree_control\n";
+
+impl Cgroup {
+    /// Gives the cgroup to user `uid` and group `gid` of the caller's user namespace: the directory and the
+    /// files that the kernel lists in `/sys/kernel/cgroup/delegate`. Its owner can then make children and move
+    /// its processes among them, which is what a container's own init needs; limits stay the caller's. Needs
+    /// `CAP_CHOWN`.
+    ///
+    /// # Errors
+    /// [`PermissionDenied`](crate::ErrorKind::PermissionDenied) without the privilege. The files that were
+    /// handed over before the error stay so.
+    pub fn delegate(&self, uid: u32, gid: u32) -> Result<()> {
+        let invalid = |what| Error::invalid(what, "4294967295 is no id");
+        let uid = (uid != u32::MAX).then(|| Uid::from_raw(uid)).ok_or_else(|| invalid("uid"))?;
+        let gid = (gid != u32::MAX).then(|| Gid::from_raw(gid)).ok_or_else(|| invalid("gid"))?;
+        let listed = read_at(CWD, "/sys/kernel/cgroup/delegate", 1 << 16);
+        let listed = listed.map_or(FALLBACK.to_owned(), |b| String::from_utf8_lossy(&b).into_owned());
+        let error = |e: Errno, file: &str| {
+            Error::sys("change the owner of", e)
+                .path(self.path().join(file))
+                .hint("run with CAP_CHOWN over the id, as root has it")
+        };
+        chown(self.as_fd(), "", uid, gid).map_err(|e| error(e, ""))?;
+        for file in listed.lines().filter(|f| !f.is_empty() && !f.contains('/')) {
+            match chown(self.as_fd(), file, uid, gid) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(e) => return Err(error(e, file)),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn chown(dir: BorrowedFd<'_>, file: &str, uid: Uid, gid: Gid) -> Result<(), Errno> {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW;
+    retry(|| rustix::fs::chownat(dir, file, Some(uid), Some(gid), flags))
+}

@@ -1,0 +1,214 @@
+//! Where cgroup v2 is mounted, and where in it the calling process sits.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+
+use super::group::Cgroup;
+use crate::error::{Error, ErrorKind, Result};
+use crate::sys::fd::{open_dir, read_at};
+use crate::sys::raw::retry;
+
+/// `CGROUP2_SUPER_MAGIC` of `linux/magic.h`.
+const CGROUP2_MAGIC: u64 = 0x6367_7270;
+/// More than any host's mount table.
+const MOUNTINFO_LIMIT: usize = 64 << 20;
+/// Where systemd mounts cgroup v2: pure, and beside v1.
+const USUAL: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
+
+/// The cgroup v2 tree as the calling thread's mount namespace shows it.
+///
+/// Found once and kept: it holds two descriptors, of the mount's root and of the cgroup that the process sat in
+/// at that time.
+#[derive(Debug)]
+pub struct Hierarchy {
+    root: Cgroup,
+    own: Cgroup,
+}
+
+impl Hierarchy {
+    /// Finds the cgroup v2 mount, on pure v2 hosts and beside v1 on hybrid ones, and the cgroup of the calling
+    /// process. Needs no privilege; reads `/proc/thread-self/mountinfo` and `/proc/thread-self/cgroup`
+    /// (`proc_pid_mountinfo(5)`, `cgroups(7)`).
+    ///
+    /// # Errors
+    /// [`Unsupported`](ErrorKind::Unsupported): no cgroup v2 mount shows the process's own cgroup.
+    /// [`InvalidState`](ErrorKind::InvalidState): the process sits outside the root of its cgroup namespace,
+    /// which happens to one that entered the namespace by `setns(2)` and was never moved.
+    pub fn detect() -> Result<Self> {
+        let own = parse_own(&proc_file("/proc/thread-self/cgroup")?)?;
+        let mounts = parse_mountinfo(&proc_file("/proc/thread-self/mountinfo")?);
+        let mut candidates: Vec<(PathBuf, PathBuf)> = mounts
+            .into_iter()
+            .filter_map(|m| Some((own.strip_prefix(&m.root).ok()?.to_path_buf(), m.mount_point)))
+            .collect();
+        // A copy of the tree inside some container's root must not win over the usual places.
+        candidates
+            .sort_by_key(|(_, at)| USUAL.iter().position(|u| at == Path::new(u)).unwrap_or(USUAL.len()));
+        candidates.into_iter().find_map(|(below, at)| Self::at(&at, &below)).ok_or_else(|| {
+            Error::new(ErrorKind::Unsupported, "find the cgroup v2 mount")
+                .detail(format!("no mounted cgroup2 file system shows `{}`", own.display()))
+                .hint("mount it: `mount -t cgroup2 cgroup2 /sys/fs/cgroup` (with v1: on /sys/fs/cgroup/unified)")
+        })
+    }
+
+    /// The hierarchy mounted at `mount`, if the path still leads to it: another mount may cover it.
+    fn at(mount: &Path, below: &Path) -> Option<Self> {
+        let root = open_dir(CWD, mount).ok()?;
+        let fs = retry(|| rustix::fs::fstatfs(&root)).ok()?;
+        if fs.f_type as u64 != CGROUP2_MAGIC {
+            return None;
+        }
+        let root = Cgroup::from_parts(root, mount.to_path_buf(), None);
+        let own = match below.as_os_str().is_empty() {
+            true => open_dir(CWD, mount).map(|fd| Cgroup::from_parts(fd, mount.to_path_buf(), None)),
+            false => open_beneath(&root, below),
+        };
+        Some(Self { own: own.ok()?, root })
+    }
+
+    /// The cgroup at the mount's root. Not the host's root cgroup where the mount was made in a cgroup
+    /// namespace.
+    pub fn root(&self) -> &Cgroup {
+        &self.root
+    }
+
+    /// The cgroup that the process sat in when the hierarchy was found.
+    ///
+    /// Children made here get controllers only if this cgroup holds no process itself (or is the root); a host
+    /// that wants limits sits in a leaf and makes its children in the [`parent`](Cgroup::parent).
+    pub fn own(&self) -> &Cgroup {
+        &self.own
+    }
+
+    /// Opens an existing cgroup by its [`path`](Cgroup::path), to adopt it again after a restart. Compare its
+    /// [`id`](Cgroup::id) too: a cgroup of the same name may have been made since.
+    ///
+    /// # Errors
+    /// [`InvalidConfig`](ErrorKind::InvalidConfig): the path is not below the mount.
+    /// [`NotFound`](ErrorKind::NotFound): there is no such cgroup any more.
+    pub fn open(&self, path: &Path) -> Result<Cgroup> {
+        let plain = |p: &&Path| p.components().all(|c| matches!(c, Component::Normal(_)));
+        let below = path.strip_prefix(self.root.path()).ok().filter(plain);
+        let Some(below) = below.filter(|b| !b.as_os_str().is_empty()) else {
+            return Err(Error::invalid("cgroup", format!("is not below {}", self.root.path().display()))
+                .object(path.display().to_string()));
+        };
+        open_beneath(&self.root, below).map_err(|e| Error::sys("open cgroup", e).path(path))
+    }
+}
+
+fn open_beneath(root: &Cgroup, below: &Path) -> Result<Cgroup, Errno> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+    let fd = retry(|| rustix::fs::openat2(root, below, flags, Mode::empty(), resolve))?;
+    let name = below.file_name().map(OsStr::to_owned);
+    Ok(Cgroup::from_parts(fd, root.path().join(below), name))
+}
+
+fn proc_file(path: &str) -> Result<Vec<u8>> {
+    read_at(CWD, path, MOUNTINFO_LIMIT).map_err(|e| {
+        Error::sys("find the cgroup v2 mount", e)
+            .path(path)
+            .hint("a proc file system must be mounted on /proc")
+    })
+}
+
+#[derive(Debug, PartialEq)]
+struct Mount {
+    /// Which cgroup the mount's root is, seen from the reader's cgroup namespace.
+    root: PathBuf,
+    mount_point: PathBuf,
+}
+
+/// The cgroup2 mounts of a mountinfo file; lines that cannot be read are no mounts of ours.
+fn parse_mountinfo(text: &[u8]) -> Vec<Mount> {
+    let mount = |line: &[u8]| {
+        let mut fields = line.split(|b| *b == b' ');
+        let root = unescape(fields.nth(3)?);
+        let mount_point = unescape(fields.next()?);
+        let fs_type = fields.skip_while(|f| *f != b"-").nth(1)?;
+        (fs_type == b"cgroup2").then_some(Mount { root, mount_point })
+    };
+    text.split(|b| *b == b'\n').filter_map(mount).collect()
+}
+
+/// Undoes the octal escapes of blank, tab, newline and backslash.
+fn unescape(field: &[u8]) -> PathBuf {
+    let mut out = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&first, tail)) = rest.split_first() {
+        let octal = tail.get(..3).filter(|d| first == b'\\' && d.iter().all(|b| (b'0'..=b'7').contains(b)));
+        match octal {
+            Some(d) => {
+                out.push(d.iter().fold(0_u8, |n, b| n.wrapping_mul(8).wrapping_add(b - b'0')));
+                rest = &tail[3..];
+            }
+            None => {
+                out.push(first);
+                rest = tail;
+            }
+        }
+    }
+    PathBuf::from(OsString::from_vec(out))
+}
+
+/// The v2 path in a `/proc/PID/cgroup` file.
+fn parse_own(text: &[u8]) -> Result<PathBuf> {
+    let own = text.split(|b| *b == b'\n').find_map(|l| l.strip_prefix(b"0::")).ok_or_else(|| {
+        Error::new(ErrorKind::Unsupported, "find the process's own cgroup")
+            .object("/proc/thread-self/cgroup")
+            .detail("has no line `0::PATH`: the kernel has no cgroup v2")
+    })?;
+    let path = Path::new(OsStr::from_bytes(own));
+    if !path.is_absolute() || path.components().any(|c| c == Component::ParentDir) {
+        return Err(Error::new(ErrorKind::InvalidState, "find the process's own cgroup")
+            .path(path)
+            .detail("the process sits outside the root of its cgroup namespace")
+            .hint("move it into a cgroup of the namespace, or make the namespace anew (unshare -C) where it sits"));
+    }
+    Ok(path.to_path_buf())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mount(root: &str, at: &str) -> Mount {
+        Mount { root: root.into(), mount_point: at.into() }
+    }
+
+    #[test]
+    fn finds_cgroup2_mounts_on_pure_and_hybrid_hosts() {
+        let pure = b"25 1 0:22 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n";
+        assert_eq!(parse_mountinfo(pure), [mount("/", "/sys/fs/cgroup")]);
+        let hybrid = b"35 31 0:32 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory\n\
+            41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw\n";
+        assert_eq!(parse_mountinfo(hybrid), [mount("/", "/sys/fs/cgroup/unified")]);
+    }
+
+    #[test]
+    fn reads_roots_optional_fields_and_escapes_and_survives_rubbish() {
+        let text = b"x\n\n1 2 3\n\
+            50 1 0:22 /a\\040b /mnt/c\\134d shared:1 master:2 propagate_from:3 - cgroup2 none rw\n\
+            51 1 0:22 /../.. /up - cgroup2 none rw\n\
+            52 1 0:22 /- /dash - tmpfs cgroup2 rw\n\
+            53 1 0:22 / /cut -";
+        assert_eq!(parse_mountinfo(text), [mount("/a b", "/mnt/c\\d"), mount("/../..", "/up")]);
+        assert_eq!(unescape(b"a\\9\\04"), Path::new("a\\9\\04"));
+    }
+
+    #[test]
+    fn own_path_is_read_and_one_outside_the_namespace_is_refused() {
+        assert_eq!(parse_own(b"9:name=systemd:/\n0::/user.slice/x\n").unwrap(), Path::new("/user.slice/x"));
+        for outside in [&b"0::/..\n"[..], b"0::/../other/x\n"] {
+            let err = parse_own(outside).unwrap_err();
+            assert_eq!(err.kind(), ErrorKind::InvalidState);
+            assert!(err.to_string().contains("cgroup namespace"), "{err}");
+        }
+        assert_eq!(parse_own(b"9:memory:/a\n").unwrap_err().kind(), ErrorKind::Unsupported);
+    }
+}

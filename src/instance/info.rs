@@ -1,0 +1,56 @@
+//! A snapshot of what is known about an instance.
+
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+use crate::exit::ExitStatus;
+use crate::instance::{InstanceKind, Status};
+use crate::name::InstanceId;
+
+/// What [`Instance::info`](crate::instance::Instance::info) found at the time of the call.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct InstanceInfo {
+    /// Which instance.
+    pub id: InstanceId,
+    /// Container or virtual machine.
+    pub kind: InstanceKind,
+    /// Its state.
+    pub status: Status,
+    /// The first process, as the host's pid namespace numbers it; `None` while none runs. For show: the number
+    /// may name another process by the time it is used.
+    pub pid: Option<u32>,
+    /// When the instance was made.
+    pub created_at: SystemTime,
+    /// When the present run, or else the last one, began.
+    pub started_at: Option<SystemTime>,
+    /// Whether its records are on tmpfs alone and end with it.
+    pub ephemeral: bool,
+    /// Its control group as a path below the cgroup2 mount; `None` where it has none.
+    pub cgroup: Option<PathBuf>,
+    /// How the last run ended; `None` while it runs and before the first run.
+    pub exit_status: Option<ExitStatus>,
+    /// The id map of its user namespace as lines of `uid|gid inner host count`; `None` where it shares the host's.
+    pub id_map: Option<String>,
+    /// Its root file system in words, such as `directory /srv/debian`.
+    pub rootfs: String,
+}
+
+impl InstanceInfo {
+    /// What is known of every instance, with nothing running.
+    pub fn new(id: InstanceId, kind: InstanceKind, status: Status, created_at: SystemTime) -> Self {
+        Self {
+            id,
+            kind,
+            status,
+            pid: None,
+            created_at,
+            started_at: None,
+            ephemeral: false,
+            cgroup: None,
+            exit_status: None,
+            id_map: None,
+            rootfs: String::new(),
+        }
+    }
+}

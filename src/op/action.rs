@@ -1,0 +1,291 @@
+//! The lock that lets one mutating action at a time run on an instance.
+
+use std::fmt;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::{Cancel, Deadline};
+use crate::error::{Error, ErrorKind, Result};
+
+/// How long a cancel may go unseen while [`ActionLock::begin`] waits: a condition variable cannot be polled
+/// together with the token's descriptor, so the wait looks at the token this often.
+const CANCEL_CHECK: Duration = Duration::from_millis(50);
+
+/// What is being done to an instance. Written in the words that Incus uses.
+///
+/// `exec` is none of these: any number of programs may run at once, beside any action.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Action {
+    Create,
+    Start,
+    Stop,
+    Shutdown,
+    Restart,
+    Freeze,
+    Unfreeze,
+    Rename,
+    Delete,
+    Update,
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Create => "create",
+            Self::Start => "start",
+            Self::Stop => "stop",
+            Self::Shutdown => "shutdown",
+            Self::Restart => "restart",
+            Self::Freeze => "freeze",
+            Self::Unfreeze => "unfreeze",
+            Self::Rename => "rename",
+            Self::Delete => "delete",
+            Self::Update => "update",
+        })
+    }
+}
+
+/// One per instance in this process; clones are the same lock. Between processes a file lock serves.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ActionLock(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    running: Mutex<Option<Running>>,
+    ended: Condvar,
+}
+
+#[derive(Debug)]
+struct Running {
+    action: Action,
+    since: Instant,
+    /// The actions that it is made of and that run now, outermost first.
+    nested: Vec<Action>,
+}
+
+impl Inner {
+    fn running(&self) -> MutexGuard<'_, Option<Running>> {
+        // A panic of the holder cannot leave the value half-changed: every change is one assignment.
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ActionLock {
+    pub(crate) fn new() -> Self {
+        Self::default()
+    }
+
+    /// The outermost action that runs now.
+    pub(crate) fn current(&self) -> Option<Action> {
+        self.0.running().as_ref().map(|r| r.action)
+    }
+
+    /// Begins `action` unless another one runs.
+    ///
+    /// # Errors
+    /// [`Busy`](ErrorKind::Busy), naming the running action and for how long it has been running.
+    pub(crate) fn try_begin(&self, action: Action) -> Result<ActionGuard> {
+        let mut running = self.0.running();
+        match &*running {
+            Some(other) => Err(blocked(ErrorKind::Busy, action, other)),
+            None => Ok(self.take(&mut running, action)),
+        }
+    }
+
+    /// Begins `action` once no other one runs. Who comes next among several waiters is not defined.
+    ///
+    /// # Errors
+    /// [`Timeout`](ErrorKind::Timeout) or [`Cancelled`](ErrorKind::Cancelled), naming the running action. A
+    /// cancel is seen within 50 ms. An expired deadline still takes a free lock; a cancelled token does not.
+    pub(crate) fn begin(
+        &self,
+        action: Action,
+        deadline: Deadline,
+        cancel: Option<&Cancel>,
+    ) -> Result<ActionGuard> {
+        let mut running = self.0.running();
+        loop {
+            if cancel.is_some_and(Cancel::is_cancelled) {
+                return Err(match &*running {
+                    Some(other) => blocked(ErrorKind::Cancelled, action, other),
+                    None => Error::new(ErrorKind::Cancelled, format!("begin {action}")),
+                });
+            }
+            let Some(other) = &*running else {
+                return Ok(self.take(&mut running, action));
+            };
+            if deadline.expired() {
+                return Err(blocked(ErrorKind::Timeout, action, other));
+            }
+            let slice = match (deadline.remaining(), cancel) {
+                (left, Some(_)) => Some(left.map_or(CANCEL_CHECK, |l| l.min(CANCEL_CHECK))),
+                (left, None) => left,
+            };
+            running = match slice {
+                Some(slice) => {
+                    let woken = self.0.ended.wait_timeout(running, slice);
+                    woken.unwrap_or_else(PoisonError::into_inner).0
+                }
+                None => self.0.ended.wait(running).unwrap_or_else(PoisonError::into_inner),
+            };
+        }
+    }
+
+    fn take(&self, running: &mut Option<Running>, action: Action) -> ActionGuard {
+        *running = Some(Running { action, since: Instant::now(), nested: Vec::new() });
+        ActionGuard { lock: self.clone(), action }
+    }
+}
+
+fn blocked(kind: ErrorKind, wanted: Action, running: &Running) -> Error {
+    let inner = running.nested.last().map(|n| format!(" (now in its {n})")).unwrap_or_default();
+    let detail = match kind {
+        ErrorKind::Timeout => "the deadline passed while waiting: ",
+        ErrorKind::Cancelled => "cancelled while waiting: ",
+        _ => "",
+    };
+    let (action, since) = (running.action, running.since.elapsed().as_secs_f64());
+    Error::new(kind, format!("begin {wanted}"))
+        .detail(format!("{detail}`{action}`{inner} has been running on the instance for {since:.1} s"))
+}
+
+/// A running action; dropping it ends the action and wakes who waits.
+#[derive(Debug)]
+#[must_use = "the action ends when this is dropped"]
+pub(crate) struct ActionGuard {
+    lock: ActionLock,
+    action: Action,
+}
+
+impl ActionGuard {
+    /// The action that began with this guard.
+    pub(crate) fn action(&self) -> Action {
+        self.action
+    }
+
+    /// Marks a part of the action that has a name of its own, as restart's stop and start: it runs under this
+    /// guard and takes no lock. The mark shows in the `Busy` error of others and ends when it is dropped.
+    pub(crate) fn nested(&self, part: Action) -> NestedAction<'_> {
+        if let Some(running) = &mut *self.lock.0.running() {
+            running.nested.push(part);
+        }
+        NestedAction { outer: self }
+    }
+}
+
+impl Drop for ActionGuard {
+    fn drop(&mut self) {
+        *self.lock.0.running() = None;
+        self.lock.0.ended.notify_all();
+    }
+}
+
+/// A named part of a running action.
+#[derive(Debug)]
+#[must_use = "the part ends when this is dropped"]
+pub(crate) struct NestedAction<'a> {
+    outer: &'a ActionGuard,
+}
+
+impl Drop for NestedAction<'_> {
+    fn drop(&mut self) {
+        if let Some(running) = &mut *self.outer.lock.0.running() {
+            running.nested.pop();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn busy_names_the_running_action_and_ends_with_the_guard() {
+        let lock = ActionLock::new();
+        let guard = lock.try_begin(Action::Start).unwrap();
+        assert_eq!((guard.action(), lock.current()), (Action::Start, Some(Action::Start)));
+        let err = lock.try_begin(Action::Delete).unwrap_err();
+        assert_eq!(err.kind(), ErrorKind::Busy);
+        let text = err.to_string();
+        assert!(text.starts_with("begin delete: `start` has been running on the instance for 0."), "{text}");
+        drop(guard);
+        assert_eq!(lock.current(), None);
+        drop(lock.try_begin(Action::Delete).unwrap());
+    }
+
+    #[test]
+    fn nested_parts_show_in_the_error_and_leave_the_outer_action_running() {
+        let lock = ActionLock::new();
+        let restart = lock.try_begin(Action::Restart).unwrap();
+        {
+            let _stop = restart.nested(Action::Stop);
+            let text = lock.try_begin(Action::Freeze).unwrap_err().to_string();
+            assert!(text.contains("`restart` (now in its stop)"), "{text}");
+        }
+        let text = lock.try_begin(Action::Freeze).unwrap_err().to_string();
+        assert!(text.contains("`restart` has been running"), "{text}");
+    }
+
+    #[test]
+    fn begin_times_out_and_is_cancelled() {
+        let lock = ActionLock::new();
+        let _running = lock.try_begin(Action::Stop).unwrap();
+        let err = lock.begin(Action::Start, Deadline::after(Duration::from_millis(20)), None).unwrap_err();
+        assert_eq!(err.kind(), ErrorKind::Timeout);
+        assert!(err.to_string().contains("`stop`"), "{err}");
+
+        let cancel = Cancel::new().unwrap();
+        let waiter = {
+            let (lock, cancel) = (lock.clone(), cancel.clone());
+            thread::spawn(move || lock.begin(Action::Start, Deadline::none(), Some(&cancel)).unwrap_err())
+        };
+        cancel.cancel();
+        assert_eq!(waiter.join().unwrap().kind(), ErrorKind::Cancelled);
+    }
+
+    #[test]
+    fn a_cancelled_token_does_not_take_a_free_lock_but_an_expired_deadline_does() {
+        let lock = ActionLock::new();
+        let cancel = Cancel::new().unwrap();
+        drop(lock.begin(Action::Start, Deadline::after(Duration::ZERO), Some(&cancel)).unwrap());
+        cancel.cancel();
+        let err = lock.begin(Action::Start, Deadline::none(), Some(&cancel)).unwrap_err();
+        assert_eq!(err.kind(), ErrorKind::Cancelled);
+        assert_eq!(lock.current(), None);
+    }
+
+    #[test]
+    fn waiters_run_one_at_a_time() {
+        let lock = ActionLock::new();
+        let inside = AtomicU32::new(0);
+        let done = AtomicU32::new(0);
+        thread::scope(|s| {
+            for _ in 0..8 {
+                s.spawn(|| {
+                    let _g =
+                        lock.begin(Action::Update, Deadline::after(Duration::from_secs(20)), None).unwrap();
+                    assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
+                    thread::yield_now();
+                    inside.fetch_sub(1, Ordering::SeqCst);
+                    done.fetch_add(1, Ordering::SeqCst);
+                });
+            }
+        });
+        assert_eq!(done.load(Ordering::SeqCst), 8);
+    }
+
+    #[test]
+    fn a_panic_under_the_guard_frees_the_lock() {
+        let lock = ActionLock::new();
+        let inner = lock.clone();
+        let _ = thread::spawn(move || {
+            let _g = inner.try_begin(Action::Start).unwrap();
+            panic!("a bug in the action");
+        })
+        .join();
+        drop(lock.try_begin(Action::Stop).unwrap());
+    }
+}

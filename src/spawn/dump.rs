@@ -1,0 +1,156 @@
+//! The plan as text: one line an op, decoded from what the interpreter will read. Golden files hold these dumps, so
+//! that rules of order are tested without privilege.
+
+use std::fmt::Write;
+
+use super::interp::abi::{NO_SLOT, Op, SLOT, code, on_error};
+use super::plan::{At, Plan};
+
+/// How an argument reads.
+#[derive(Clone, Copy)]
+enum Arg {
+    Fd(&'static str),
+    Text(&'static str),
+    Number(&'static str),
+    Octal(&'static str),
+    Hex(&'static str),
+    /// A list of strings.
+    List(&'static str),
+    /// Bytes whose length is the next argument.
+    Data(&'static str),
+    /// `struct mount_attr`.
+    Attr,
+    Skip,
+}
+
+fn row(op: u16) -> (&'static str, &'static [Arg]) {
+    use Arg::{Attr, Data, Fd, Hex, List, Number, Octal, Skip, Text};
+    match op {
+        code::SET_IDS => ("set_ids", &[Number("uid"), Number("gid")]),
+        code::SET_GROUPS => ("set_groups", &[Skip, Number("count")]),
+        code::CLEAR_AMBIENT => ("clear_ambient", &[]),
+        code::PRCTL => ("prctl", &[Number("option"), Number("value")]),
+        code::UMASK => ("umask", &[Octal("mask")]),
+        code::SET_HOSTNAME => ("set_hostname", &[Text("name")]),
+        code::SET_DOMAINNAME => ("set_domainname", &[Text("name")]),
+        code::LOOPBACK_UP => ("loopback_up", &[]),
+        code::SETNS => ("setns", &[Fd("to"), Hex("kinds")]),
+        code::UNSHARE => ("unshare", &[Hex("kinds")]),
+        code::SETSID => ("setsid", &[]),
+        code::RESET_SIGNALS => ("reset_signals", &[]),
+        code::RLIMIT => ("rlimit", &[Number("resource"), Number("soft"), Number("hard")]),
+        code::PERSONALITY => ("personality", &[Hex("persona")]),
+        code::BOUNDING_SET => ("bounding_set", &[Hex("keep")]),
+        code::CAPS => ("caps", &[Hex("effective"), Hex("permitted"), Hex("inheritable"), Hex("ambient")]),
+        code::SECCOMP => ("seccomp", &[Skip, Number("instructions"), Hex("flags")]),
+        code::CLONE_SIBLING => ("clone_sibling", &[Hex("kinds"), Fd("cgroup"), Number("copy")]),
+        code::BARRIER => ("barrier", &[Number("slot")]),
+        code::MARKER => ("marker", &[]),
+        code::EXEC => ("exec", &[List("path"), List("argv"), List("env")]),
+        code::FAULT => ("fault", &[Number("errno")]),
+        code::PROPAGATION => ("propagation", &[Text("on"), Hex("flags")]),
+        code::OPEN_TREE => ("open_tree", &[Fd("dir"), Text("path"), Hex("flags")]),
+        code::MOUNT_SETATTR => ("mount_setattr", &[Fd("mount"), Attr, Hex("flags")]),
+        code::MOVE_MOUNT => ("move_mount", &[Fd("mount"), Text("to")]),
+        code::PIVOT_ROOT => ("pivot_root", &[Fd("root")]),
+        code::DETACH_OLD_ROOT => ("detach_old_root", &[]),
+        code::MOUNT => ("mount", &[Text("source"), Text("target"), Text("type"), Hex("flags"), Text("data")]),
+        code::MOUNT_TOP => {
+            ("mount_top", &[Text("source"), Text("target"), Text("type"), Hex("flags"), Text("data")])
+        }
+        code::READ_ONLY => ("read_only", &[Text("path")]),
+        code::MASK => ("mask", &[Text("path")]),
+        code::FSOPEN => ("fsopen", &[Text("type")]),
+        code::FSCONFIG => ("fsconfig", &[Fd("fs"), Number("command"), Text("key"), Text("value")]),
+        code::FSMOUNT => ("fsmount", &[Fd("fs"), Hex("attrs")]),
+        code::CHECK_WRITABLE => ("check_writable", &[Fd("mount")]),
+        code::ATTACH => ("attach", &[Fd("mount"), Text("target"), Number("dir"), Number("kernel_files")]),
+        code::MOUNT_SETATTR_PATH => ("mount_setattr", &[Text("path"), Attr, Hex("flags")]),
+        code::CHDIR => ("chdir", &[Text("path")]),
+        code::FCHDIR => ("fchdir", &[Fd("dir")]),
+        code::MKNOD => ("mknod", &[Text("path"), Octal("mode"), Hex("device")]),
+        code::SYMLINK => ("symlink", &[Text("to"), Text("path")]),
+        code::MKDIR => ("mkdir", &[Text("path"), Octal("mode")]),
+        code::OPEN => ("open", &[Text("path"), Hex("flags"), Octal("mode")]),
+        code::DUP_TO => ("dup_to", &[Fd("from"), Number("to")]),
+        code::WRITE_FILE => ("write_file", &[Text("path"), Data("data")]),
+        code::CREATE_FILE => ("create_file", &[Text("path"), Data("data"), Skip, Octal("mode")]),
+        code::CLOSE_OTHERS => ("close_others", &[]),
+        code::WORKING_DIR => ("working_dir", &[Text("path")]),
+        code::CONTROLLING_TTY => ("controlling_tty", &[]),
+        _ => ("unknown", &[]),
+    }
+}
+
+impl Plan {
+    /// One line for each op: number, name, arguments, slot and tolerance. Descriptors that are numbers read `fd`:
+    /// the numbers differ from run to run.
+    pub(crate) fn dump(&self) -> String {
+        let mut out = String::new();
+        for (i, op) in self.ops().iter().enumerate() {
+            let (name, args) = row(op.code);
+            let _ = write!(out, "{i:3} {name}");
+            for (k, arg) in args.iter().enumerate() {
+                self.dump_arg(&mut out, op, k, *arg);
+            }
+            if op.out != NO_SLOT {
+                let _ = write!(out, " -> slot {}", op.out);
+            }
+            out.push_str(match op.on_error {
+                on_error::IGNORE => " (any failure ignored)",
+                on_error::IGNORE_MISSING => " (may be missing)",
+                on_error::IGNORE_EXISTING => " (may exist)",
+                _ => "",
+            });
+            out.push('\n');
+        }
+        out
+    }
+
+    fn dump_arg(&self, out: &mut String, op: &Op, k: usize, arg: Arg) {
+        let v = op.args[k];
+        let at = At(v as u32);
+        let _ = match arg {
+            Arg::Skip => Ok(()),
+            Arg::Fd(n) if v == u64::MAX => write!(out, " {n}=none"),
+            Arg::Fd(n) if v & SLOT != 0 => write!(out, " {n}=slot {}", v & 0xff),
+            Arg::Fd(n) if v as u32 as i32 == libc::AT_FDCWD => write!(out, " {n}=cwd"),
+            Arg::Fd(n) => write!(out, " {n}=fd"),
+            Arg::Text(_) if v == 0 => Ok(()),
+            Arg::Text(n) => write!(out, " {n}={}", self.text_at(at)),
+            Arg::Number(n) => write!(out, " {n}={v}"),
+            Arg::Octal(n) => write!(out, " {n}={v:o}"),
+            Arg::Hex(n) => write!(out, " {n}={v:#x}"),
+            Arg::Data(n) => {
+                let text = String::from_utf8_lossy(self.bytes_at(at, op.args[k + 1] as usize)).into_owned();
+                write!(out, " {n}={text:?}")
+            }
+            Arg::Attr => {
+                let w: Vec<u64> = self
+                    .bytes_at(at, 32)
+                    .chunks_exact(8)
+                    .map(|c| u64::from_ne_bytes(c.try_into().unwrap_or_default()))
+                    .collect();
+                let userns = if w[3] != 0 { " userns=fd" } else { "" };
+                write!(out, " set={:#x} clear={:#x} propagation={:#x}{userns}", w[0], w[1], w[2])
+            }
+            Arg::List(n) => {
+                let _ = write!(out, " {n}=[");
+                let mut at = v as usize;
+                let mut first = true;
+                loop {
+                    let word = self.bytes_at(At(at as u32), 8);
+                    let off = u64::from_ne_bytes(word.try_into().unwrap_or_default());
+                    if off == 0 {
+                        break;
+                    }
+                    let sep = if first { "" } else { " " };
+                    let _ = write!(out, "{sep}{}", self.text_at(At(off as u32)));
+                    first = false;
+                    at += 8;
+                }
+                write!(out, "]")
+            }
+        };
+    }
+}

@@ -1,0 +1,190 @@
+//! The form of a plan and of the records that come back: what the host and the interpreter agree on.
+//!
+//! A plan is one position-independent block: [`Header`], data, then the ops. Ops name strings and structures by
+//! their offset in the block. Both sides are built from the same sources, so there is no version to negotiate.
+
+/// First word of a plan in a message.
+pub(crate) const PLAN: u32 = 0x5350_4c4e;
+/// First word of a message that brings a plan in a memfd: this word, then (at byte 8) the length; the memfd is the last descriptor.
+pub(crate) const PLAN_IN_MEMFD: u32 = 0x5350_4c4d;
+/// First word of a barrier message.
+pub(crate) const GO: u32 = 0x5350_474f;
+/// The longest plan that travels in a message; longer ones take a memfd.
+pub(crate) const MAX_INLINE: usize = 64 * 1024;
+
+/// In a descriptor argument: the rest is a slot number, not a descriptor.
+pub(crate) const SLOT: u64 = 1 << 32;
+/// In [`Op::out`]: the result is not kept.
+pub(crate) const NO_SLOT: u8 = 0xff;
+
+/// Exit status of a child that reported a failure. The host never shows it.
+pub(crate) const EXIT_FAILED: usize = 127;
+/// Exit status of a child whose host went away before the plan came.
+pub(crate) const EXIT_NO_PLAN: usize = 126;
+
+/// The head of a plan.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub(crate) struct Header {
+    pub(crate) magic: u32,
+    /// Number of ops.
+    pub(crate) ops: u32,
+    /// Length of the whole plan in bytes.
+    pub(crate) len: u32,
+    /// Offset of the first op, a multiple of 8.
+    pub(crate) ops_at: u32,
+}
+
+/// One operation.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub(crate) struct Op {
+    /// What to do: one of [`code`].
+    pub(crate) code: u16,
+    /// Which failures do not matter: one of [`on_error`].
+    pub(crate) on_error: u8,
+    /// The slot that keeps the result, or [`NO_SLOT`].
+    pub(crate) out: u8,
+    pub(crate) reserved: u32,
+    pub(crate) args: [u64; 5],
+}
+
+/// Which failures of an op do not matter.
+pub(crate) mod on_error {
+    pub(crate) const FAIL: u8 = 0;
+    pub(crate) const IGNORE: u8 = 1;
+    pub(crate) const IGNORE_MISSING: u8 = 2;
+    pub(crate) const IGNORE_EXISTING: u8 = 3;
+}
+
+/// A message from the child.
+pub(crate) const RECORD: u32 = 0x5352_4543;
+pub(crate) const FAILED: u32 = 1;
+pub(crate) const MARKER: u32 = 2;
+/// In [`Record::op`]: the failure came before the plan.
+pub(crate) const NO_OP: u32 = u32::MAX;
+/// With the pidfd of the clone; `value` is its pid in the pid namespace of the cloning process.
+pub(crate) const SIBLING: u32 = 3;
+/// With the seccomp notify descriptor.
+pub(crate) const LISTENER: u32 = 4;
+
+/// What the child says: 32 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub(crate) struct Record {
+    pub(crate) magic: u32,
+    pub(crate) kind: u32,
+    pub(crate) op: u32,
+    pub(crate) errno: i32,
+    pub(crate) value: u64,
+    pub(crate) reserved: u64,
+}
+
+impl Record {
+    pub(crate) const fn new(kind: u32, op: u32, errno: i32, value: u64) -> Self {
+        Self { magic: RECORD, kind, op, errno, value, reserved: 0 }
+    }
+}
+
+/// The op numbers. Arguments are given in order; `fd` is a descriptor or slot, `@x` the offset of a string or
+/// structure, everything else a number.
+pub(crate) mod code {
+    /// uid, gid: real, effective and saved.
+    pub(crate) const SET_IDS: u16 = 0x01;
+    /// @gids, count
+    pub(crate) const SET_GROUPS: u16 = 0x02;
+    pub(crate) const CLEAR_AMBIENT: u16 = 0x03;
+    /// option, arg2, arg3, arg4, arg5
+    pub(crate) const PRCTL: u16 = 0x04;
+    /// mask
+    pub(crate) const UMASK: u16 = 0x05;
+    /// @name, length
+    pub(crate) const SET_HOSTNAME: u16 = 0x06;
+    /// @name, length
+    pub(crate) const SET_DOMAINNAME: u16 = 0x07;
+    pub(crate) const LOOPBACK_UP: u16 = 0x08;
+    /// fd, CLONE_NEW* kinds
+    pub(crate) const SETNS: u16 = 0x09;
+    /// CLONE_NEW* kinds
+    pub(crate) const UNSHARE: u16 = 0x0a;
+    pub(crate) const SETSID: u16 = 0x0b;
+    /// Default dispositions, empty mask.
+    pub(crate) const RESET_SIGNALS: u16 = 0x0c;
+    /// resource, soft, hard
+    pub(crate) const RLIMIT: u16 = 0x0d;
+    /// persona
+    pub(crate) const PERSONALITY: u16 = 0x0e;
+    /// the capabilities to keep
+    pub(crate) const BOUNDING_SET: u16 = 0x0f;
+    /// effective, permitted, inheritable, ambient
+    pub(crate) const CAPS: u16 = 0x10;
+    /// @instructions, count, flags
+    pub(crate) const SECCOMP: u16 = 0x11;
+    /// clone flags, cgroup fd + 1 or 0, 1 to go on in a copy of the memory
+    pub(crate) const CLONE_SIBLING: u16 = 0x12;
+    /// first slot for the descriptors that come with the message
+    pub(crate) const BARRIER: u16 = 0x13;
+    pub(crate) const MARKER: u16 = 0x14;
+    /// @paths, @argv, @envp: lists of offsets ended by 0
+    pub(crate) const EXEC: u16 = 0x15;
+    /// errno to fail with, or 0 to die of SIGKILL: fault injection in tests
+    pub(crate) const FAULT: u16 = 0x16;
+
+    /// @path, MS_* propagation flags
+    pub(crate) const PROPAGATION: u16 = 0x40;
+    /// dir fd, @path, flags
+    pub(crate) const OPEN_TREE: u16 = 0x41;
+    /// fd, @struct mount_attr, flags
+    pub(crate) const MOUNT_SETATTR: u16 = 0x42;
+    /// fd, @target: does not follow a link as last component
+    pub(crate) const MOVE_MOUNT: u16 = 0x43;
+    /// root mount fd: fchdir, then pivot_root(".", ".")
+    pub(crate) const PIVOT_ROOT: u16 = 0x44;
+    /// Unmounts what pivot_root left over the new root.
+    pub(crate) const DETACH_OLD_ROOT: u16 = 0x45;
+    /// @source, @target, @type, flags, @data
+    pub(crate) const MOUNT: u16 = 0x46;
+    /// As MOUNT, on a directory directly below the root that must not be a link, made if missing.
+    pub(crate) const MOUNT_TOP: u16 = 0x47;
+    /// @path: a recursive bind of itself, read-only
+    pub(crate) const READ_ONLY: u16 = 0x48;
+    /// @path: hidden under /dev/null or an empty read-only tmpfs
+    pub(crate) const MASK: u16 = 0x49;
+    /// @type
+    pub(crate) const FSOPEN: u16 = 0x4a;
+    /// fs fd, command, @key, @value
+    pub(crate) const FSCONFIG: u16 = 0x4b;
+    /// fs fd, MOUNT_ATTR_* flags; closes the fs fd
+    pub(crate) const FSMOUNT: u16 = 0x4c;
+    /// fd: fails with EROFS where the file system came up read-only
+    pub(crate) const CHECK_WRITABLE: u16 = 0x4d;
+    /// mount fd, @target, 1 directory or 0 file, 1 where procfs and sysfs are allowed below
+    pub(crate) const ATTACH: u16 = 0x4e;
+    /// @path, @struct mount_attr, flags
+    pub(crate) const MOUNT_SETATTR_PATH: u16 = 0x4f;
+
+    /// @path
+    pub(crate) const CHDIR: u16 = 0x60;
+    /// fd
+    pub(crate) const FCHDIR: u16 = 0x61;
+    /// @path, mode with type, device
+    pub(crate) const MKNOD: u16 = 0x62;
+    /// @target, @path
+    pub(crate) const SYMLINK: u16 = 0x63;
+    /// @path, mode
+    pub(crate) const MKDIR: u16 = 0x64;
+    /// @path, flags, mode
+    pub(crate) const OPEN: u16 = 0x65;
+    /// fd, target number
+    pub(crate) const DUP_TO: u16 = 0x66;
+    /// @path, @data, length: an existing file, one write
+    pub(crate) const WRITE_FILE: u16 = 0x67;
+    /// @path, @data, length, mode: a new file
+    pub(crate) const CREATE_FILE: u16 = 0x68;
+    /// Closes every descriptor from 3 on but the socket, which closes on exec.
+    pub(crate) const CLOSE_OTHERS: u16 = 0x69;
+    /// @path: chdir, and the place must be reachable from the root
+    pub(crate) const WORKING_DIR: u16 = 0x6a;
+    /// Makes descriptor 0 the controlling terminal.
+    pub(crate) const CONTROLLING_TTY: u16 = 0x6b;
+}

@@ -1,0 +1,102 @@
+//! Files, directories and descriptors.
+
+use super::Interp;
+use super::abi::code;
+use super::syscall::{self, AT_FDCWD, nr, sys1, sys3, sys6};
+
+const O_CLOEXEC: usize = 0o2000000;
+const O_WRONLY: usize = 1;
+const O_CREAT_EXCL: usize = 0o100 | 0o200;
+const TIOCSCTTY: usize = 0x540e;
+const F_SETFD: usize = 2;
+const FD_CLOEXEC: usize = 1;
+
+impl Interp {
+    pub(super) unsafe fn file_op(&mut self, op: u16, args: [u64; 5]) -> isize {
+        let [a, b, c, d, _] = args;
+        // SAFETY: as `Interp::step`.
+        unsafe {
+            match op {
+                code::CHDIR => sys1(nr::CHDIR, self.at(a) as usize),
+                code::FCHDIR => sys1(nr::FCHDIR, self.fd(a) as usize),
+                code::MKNOD => sys6(nr::MKNODAT, AT_FDCWD, self.at(a) as usize, b as usize, c as usize, 0, 0),
+                code::SYMLINK => sys3(nr::SYMLINKAT, self.at(a) as usize, AT_FDCWD, self.at(b) as usize),
+                code::MKDIR => sys3(nr::MKDIRAT, AT_FDCWD, self.at(a) as usize, b as usize),
+                code::OPEN => {
+                    sys6(nr::OPENAT, AT_FDCWD, self.at(a) as usize, b as usize | O_CLOEXEC, c as usize, 0, 0)
+                }
+                code::DUP_TO => self.dup_to(self.fd(a), b as i32),
+                code::WRITE_FILE => self.write(self.at(a), O_WRONLY, 0, self.at(b), c as usize),
+                code::CREATE_FILE => {
+                    self.write(self.at(a), O_WRONLY | O_CREAT_EXCL, d as usize, self.at(b), c as usize)
+                }
+                code::CLOSE_OTHERS => self.close_others(),
+                code::WORKING_DIR => working_dir(self.at(a)),
+                code::CONTROLLING_TTY => sys3(nr::IOCTL, 0, TIOCSCTTY, 0),
+                _ => -syscall::ENOSYS,
+            }
+        }
+    }
+
+    /// Like `dup2`: the copy stays open on exec, also where both numbers are the same.
+    unsafe fn dup_to(&self, from: i32, to: i32) -> isize {
+        // SAFETY: descriptor numbers.
+        unsafe {
+            if from == to {
+                sys3(nr::FCNTL, from as usize, F_SETFD, 0)
+            } else {
+                sys3(nr::DUP3, from as usize, to as usize, 0)
+            }
+        }
+    }
+
+    unsafe fn write(&self, path: *const u8, flags: usize, mode: usize, data: *const u8, len: usize) -> isize {
+        // SAFETY: a string and `len` bytes of the plan.
+        unsafe {
+            let fd = sys6(nr::OPENAT, AT_FDCWD, path as usize, flags | O_CLOEXEC, mode, 0, 0);
+            if fd < 0 {
+                return fd;
+            }
+            let ret = if len == 0 { 0 } else { sys3(nr::WRITE, fd as usize, data as usize, len) };
+            sys1(nr::CLOSE, fd as usize);
+            if ret < 0 || ret as usize == len { ret.min(0) } else { -syscall::E2BIG }
+        }
+    }
+
+    unsafe fn close_others(&self) -> isize {
+        let sock = self.sock as usize;
+        // SAFETY: nothing above the standard descriptors is used after this but the socket.
+        unsafe {
+            let ret = sys3(nr::FCNTL, sock, F_SETFD, FD_CLOEXEC);
+            if ret < 0 {
+                return ret;
+            }
+            if sock > 3 {
+                let ret = sys3(nr::CLOSE_RANGE, 3, sock - 1, 0);
+                if ret < 0 {
+                    return ret;
+                }
+            }
+            sys3(nr::CLOSE_RANGE, sock + 1, u32::MAX as usize, 0)
+        }
+    }
+}
+
+/// Changes directory and makes sure that the kernel can name the place from the root: a directory outside of it
+/// reads as `(unreachable)`.
+unsafe fn working_dir(path: *const u8) -> isize {
+    let mut cwd = [core::mem::MaybeUninit::<u8>::uninit(); 4096];
+    // SAFETY: a string of the plan; one byte of what getcwd wrote is read, after it succeeded.
+    unsafe {
+        let ret = sys1(nr::CHDIR, path as usize);
+        if ret < 0 {
+            return ret;
+        }
+        let len = sys3(nr::GETCWD, cwd.as_mut_ptr() as usize, cwd.len(), 0);
+        match len {
+            _ if len < 0 => len,
+            _ if cwd[0].assume_init() == b'/' => 0,
+            _ => -syscall::EXDEV,
+        }
+    }
+}

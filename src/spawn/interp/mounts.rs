@@ -1,0 +1,290 @@
+//! Mount operations.
+
+use super::Interp;
+use super::abi::code;
+use super::syscall::{self, AT_FDCWD, nr, sys1, sys3, sys5, sys6};
+
+const MS_RDONLY: usize = 1;
+const MS_NOSUID: usize = 2;
+const MS_NODEV: usize = 4;
+const MS_NOEXEC: usize = 8;
+const MS_BIND: usize = 1 << 12;
+const MS_REC: usize = 1 << 14;
+
+const AT_EMPTY_PATH: usize = 0x1000;
+const AT_RECURSIVE: usize = 0x8000;
+const MOVE_MOUNT_F_EMPTY_PATH: usize = 4;
+const MOVE_MOUNT_T_EMPTY_PATH: usize = 0x40;
+const FSOPEN_CLOEXEC: usize = 1;
+const MNT_DETACH: usize = 2;
+const ST_RDONLY: u64 = 1;
+
+const O_DIRECTORY: usize = if cfg!(target_arch = "aarch64") { 0o40000 } else { 0o200000 };
+const O_NOFOLLOW: usize = if cfg!(target_arch = "aarch64") { 0o100000 } else { 0o400000 };
+const O_PATH_CLOEXEC: usize = 0o10000000 | 0o2000000;
+
+const RESOLVE_NO_MAGICLINKS: u64 = 2;
+const RESOLVE_IN_ROOT: u64 = 0x10;
+
+const PROC_SUPER_MAGIC: u64 = 0x9fa0;
+const SYSFS_MAGIC: u64 = 0x6265_6572;
+
+const S_IFREG_644: usize = 0o100644;
+
+fn empty() -> usize {
+    c"".as_ptr() as usize
+}
+
+/// `struct mount_attr` that only sets read-only.
+static READ_ONLY: [u64; 4] = [1, 0, 0, 0];
+
+impl Interp {
+    pub(super) unsafe fn mount_op(&mut self, op: u16, args: [u64; 5]) -> isize {
+        let [a, b, c, d, e] = args;
+        // SAFETY: as `Interp::step`.
+        unsafe {
+            match op {
+                code::PROPAGATION => sys5(nr::MOUNT, 0, self.at(a) as usize, 0, b as usize, 0),
+                code::OPEN_TREE => sys3(nr::OPEN_TREE, self.fd(a) as usize, self.at(b) as usize, c as usize),
+                code::MOUNT_SETATTR => {
+                    self.setattr(self.fd(a), empty(), self.at(b) as usize, c as usize | AT_EMPTY_PATH)
+                }
+                code::MOUNT_SETATTR_PATH => {
+                    self.setattr(AT_FDCWD as i32, self.at(a) as usize, self.at(b) as usize, c as usize)
+                }
+                code::MOVE_MOUNT => sys5(
+                    nr::MOVE_MOUNT,
+                    self.fd(a) as usize,
+                    empty(),
+                    AT_FDCWD,
+                    self.at(b) as usize,
+                    MOVE_MOUNT_F_EMPTY_PATH,
+                ),
+                code::PIVOT_ROOT => match sys1(nr::FCHDIR, self.fd(a) as usize) {
+                    0 => sys3(nr::PIVOT_ROOT, c".".as_ptr() as usize, c".".as_ptr() as usize, 0),
+                    ret => ret,
+                },
+                code::DETACH_OLD_ROOT => detach_old_root(),
+                code::MOUNT => self.mount(self.at(b) as usize, a, c, d, e),
+                code::MOUNT_TOP => self.mount_top(b, a, c, d, e),
+                code::READ_ONLY => self.read_only(self.at(a) as usize),
+                code::MASK => self.mask(a),
+                code::FSOPEN => sys3(nr::FSOPEN, self.at(a) as usize, FSOPEN_CLOEXEC, 0),
+                code::FSCONFIG => sys5(
+                    nr::FSCONFIG,
+                    self.fd(a) as usize,
+                    b as usize,
+                    self.at(c) as usize,
+                    self.at(d) as usize,
+                    0,
+                ),
+                code::FSMOUNT => {
+                    let ret = sys3(nr::FSMOUNT, self.fd(a) as usize, FSOPEN_CLOEXEC, b as usize);
+                    sys1(nr::CLOSE, self.fd(a) as usize);
+                    ret
+                }
+                code::CHECK_WRITABLE => self.check_writable(self.fd(a)),
+                code::ATTACH => self.attach(self.fd(a), self.at(b), c != 0, d != 0),
+                _ => -syscall::ENOSYS,
+            }
+        }
+    }
+
+    unsafe fn mount(&self, target: usize, source: u64, fstype: u64, flags: u64, data: u64) -> isize {
+        // SAFETY: strings of the plan, or null.
+        unsafe {
+            sys5(
+                nr::MOUNT,
+                self.at(source) as usize,
+                target,
+                self.at(fstype) as usize,
+                flags as usize,
+                self.at(data) as usize,
+            )
+        }
+    }
+
+    /// The directory is opened without following a link, then mounted over through the working directory: no
+    /// second look-up of its name, so an image that has a link in its place gets an error, not a mount elsewhere.
+    unsafe fn mount_top(&self, target: u64, source: u64, fstype: u64, flags: u64, data: u64) -> isize {
+        // SAFETY: strings of the plan, or null.
+        unsafe {
+            let path = self.at(target) as usize;
+            let open = O_PATH_CLOEXEC | O_DIRECTORY | O_NOFOLLOW;
+            let mut dir = sys6(nr::OPENAT, AT_FDCWD, path, open, 0, 0, 0);
+            if dir == -syscall::ENOENT {
+                let made = sys3(nr::MKDIRAT, AT_FDCWD, path, 0o755);
+                if made < 0 {
+                    return made;
+                }
+                dir = sys6(nr::OPENAT, AT_FDCWD, path, open, 0, 0, 0);
+            }
+            if dir < 0 {
+                return dir;
+            }
+            match sys1(nr::FCHDIR, dir as usize) {
+                0 => self.mount(c".".as_ptr() as usize, source, fstype, flags, data),
+                ret => ret,
+            }
+        }
+    }
+
+    unsafe fn setattr(&self, dir: i32, path: usize, attr: usize, flags: usize) -> isize {
+        // SAFETY: a `struct mount_attr` of 32 bytes in the plan.
+        unsafe { sys5(nr::MOUNT_SETATTR, dir as usize, path, flags, attr, 32) }
+    }
+
+    unsafe fn read_only(&self, path: usize) -> isize {
+        // SAFETY: a string of the plan and a live structure.
+        unsafe {
+            match sys5(nr::MOUNT, path, path, 0, MS_BIND | MS_REC, 0) {
+                0 => self.setattr(AT_FDCWD as i32, path, READ_ONLY.as_ptr() as usize, AT_RECURSIVE),
+                ret => ret,
+            }
+        }
+    }
+
+    unsafe fn mask(&mut self, path: u64) -> isize {
+        let target = self.at(path) as usize;
+        // SAFETY: strings of the plan and constants.
+        unsafe {
+            let ret = sys5(nr::MOUNT, c"/dev/null".as_ptr() as usize, target, 0, MS_BIND, 0);
+            if ret != -syscall::ENOTDIR {
+                return ret;
+            }
+            // A directory. One empty file system serves them all.
+            if self.masked_dir != 0 {
+                return sys5(nr::MOUNT, self.at(self.masked_dir) as usize, target, 0, MS_BIND, 0);
+            }
+            self.masked_dir = path;
+            let tmpfs = c"tmpfs".as_ptr() as usize;
+            sys5(nr::MOUNT, tmpfs, target, tmpfs, MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, 0)
+        }
+    }
+
+    unsafe fn check_writable(&self, mount: i32) -> isize {
+        match statfs(mount) {
+            Ok(fs) if fs[STATFS_FLAGS] & ST_RDONLY != 0 => -syscall::EROFS,
+            Ok(_) => 0,
+            Err(ret) => ret,
+        }
+    }
+
+    /// Mounts `mount` on `target`, looked up inside the root and made if missing.
+    unsafe fn attach(&self, mount: i32, target: *mut u8, directory: bool, kernel_files: bool) -> isize {
+        // SAFETY: `target` is a string of the plan; the interpreter owns the plan and may cut it for a moment.
+        unsafe {
+            let mut fd = open_in_root(target);
+            if fd == -syscall::ENOENT {
+                let ret = make_target(target, directory);
+                if ret < 0 {
+                    return ret;
+                }
+                fd = open_in_root(target);
+            }
+            if fd < 0 {
+                return fd;
+            }
+            if !kernel_files {
+                match statfs(fd as i32) {
+                    Ok(fs) if fs[0] == PROC_SUPER_MAGIC || fs[0] == SYSFS_MAGIC => return -syscall::EXDEV,
+                    Ok(_) => {}
+                    Err(ret) => return ret,
+                }
+            }
+            let flags = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH;
+            let ret = sys5(nr::MOVE_MOUNT, mount as usize, empty(), fd as usize, empty(), flags);
+            sys1(nr::CLOSE, fd as usize);
+            ret
+        }
+    }
+}
+
+/// Word of `struct statfs` that holds the mount flags.
+const STATFS_FLAGS: usize = 10;
+
+fn statfs(fd: i32) -> Result<[u64; 15], isize> {
+    let mut fs = [0_u64; 15];
+    // SAFETY: `struct statfs` has 120 bytes on the architectures that we run on.
+    let ret = unsafe { sys3(nr::FSTATFS, fd as usize, fs.as_mut_ptr() as usize, 0) };
+    if ret < 0 { Err(ret) } else { Ok(fs) }
+}
+
+unsafe fn open_in_root(path: *const u8) -> isize {
+    let how = [O_PATH_CLOEXEC as u64, 0, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS];
+    // SAFETY: a C string and a live `struct open_how`. With RESOLVE_IN_ROOT and the working directory `/`, `/` is
+    // the root that links and `..` cannot leave.
+    unsafe { sys6(nr::OPENAT2, AT_FDCWD, path as usize, how.as_ptr() as usize, 24, 0, 0) }
+}
+
+/// Makes the missing directories of `target`, and at its end a directory or an empty file.
+unsafe fn make_target(target: *mut u8, directory: bool) -> isize {
+    // SAFETY: a C string that this process owns; each cut is undone before the next. Every part is made below a
+    // directory that was opened inside the root.
+    unsafe {
+        let mut i = 1;
+        loop {
+            let at = target.add(i);
+            let end = *at == 0;
+            if !end && *at != b'/' {
+                i += 1;
+                continue;
+            }
+            *at = 0;
+            let ret = make_one(target, i, directory || !end);
+            if !end {
+                *at = b'/';
+            }
+            if end || ret < 0 {
+                return ret;
+            }
+            i += 1;
+        }
+    }
+}
+
+/// Makes the last part of `path` (of `len` bytes) unless it exists, without following a link there.
+unsafe fn make_one(path: *mut u8, len: usize, directory: bool) -> isize {
+    // SAFETY: a C string that this process owns, cut at its last slash for a moment.
+    unsafe {
+        let mut slash = len - 1;
+        while slash > 0 && *path.add(slash) != b'/' {
+            slash -= 1;
+        }
+        let parent = if slash == 0 {
+            open_in_root(c"/".as_ptr().cast())
+        } else {
+            *path.add(slash) = 0;
+            let fd = open_in_root(path);
+            *path.add(slash) = b'/';
+            fd
+        };
+        if parent < 0 {
+            return parent;
+        }
+        let name = path.add(slash + 1) as usize;
+        let ret = if directory {
+            sys3(nr::MKDIRAT, parent as usize, name, 0o755)
+        } else {
+            sys6(nr::MKNODAT, parent as usize, name, S_IFREG_644, 0, 0, 0)
+        };
+        sys1(nr::CLOSE, parent as usize);
+        if ret == -syscall::EEXIST { 0 } else { ret }
+    }
+}
+
+unsafe fn detach_old_root() -> isize {
+    let root = c"/".as_ptr() as usize;
+    // SAFETY: constants. The old root lies over the new one, so `.` after chdir is what to unmount.
+    unsafe {
+        let ret = sys1(nr::CHDIR, root);
+        if ret < 0 {
+            return ret;
+        }
+        let ret = sys3(nr::UMOUNT2, c".".as_ptr() as usize, MNT_DETACH, 0);
+        if ret < 0 {
+            return ret;
+        }
+        sys1(nr::CHDIR, root)
+    }
+}

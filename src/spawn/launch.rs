@@ -1,0 +1,304 @@
+//! Making the child and talking to it until its program runs. See [`super::interp`] for the conversation.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
+
+use rustix::io::Errno;
+use rustix::process::Pid;
+
+use super::child::{Child, wait_readable};
+use super::interp::abi;
+use super::interp::window::{Copied, Window, execute_stage2, interpret};
+use super::plan::Plan;
+use super::report;
+use crate::error::{Error, ErrorKind, Result};
+use crate::op::{Cancel, Deadline};
+use crate::sys::clone::{self, CloneArgs, Cloned};
+use crate::sys::stack::Stack;
+use crate::sys::{memfd, pidfd, socket};
+
+static STAGE2: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/stage2"));
+
+/// How a child comes to have memory of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Strategy {
+    /// It shares the host's memory for a moment and executes stage-2: the cost does not grow with the host.
+    Exec,
+    /// It gets a copy of the host's memory. Slow from a large host, but needs no executable memfd.
+    Fork,
+}
+
+/// How the child is made.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Spec<'a> {
+    pub(crate) strategy: Strategy,
+    /// `CLONE_NEW*` kinds.
+    pub(crate) namespaces: u64,
+    /// The cgroup to be born in. Fresh and empty, or not given: see [`clone::share_memory`].
+    pub(crate) cgroup: Option<BorrowedFd<'a>>,
+    /// Capabilities that stage-2 must have and that executing it would lose (a child in a new user namespace, or
+    /// of an ordinary user).
+    pub(crate) ambient: u64,
+    /// Descriptors that the plan names by number.
+    pub(crate) keep: &'a [BorrowedFd<'a>],
+}
+
+/// Before the clone: the two ends of the socket.
+#[derive(Debug)]
+pub(crate) struct Launch {
+    ours: OwnedFd,
+    theirs: OwnedFd,
+}
+
+impl Launch {
+    pub(crate) fn new() -> Result<Self> {
+        let (ours, theirs) = socket::pair().map_err(|e| Error::sys("make the plan's socket", e))?;
+        Ok(Self { ours, theirs: above_stdio(theirs)? })
+    }
+
+    /// Queues the plan; its descriptors travel with it.
+    pub(crate) fn send(&self, plan: &Plan, fds: &[BorrowedFd<'_>]) -> Result<()> {
+        send_plan(self.ours.as_fd(), plan, fds)
+    }
+
+    /// Makes the child. From here on it runs the plan, or waits for it.
+    pub(crate) fn clone(self, spec: &Spec<'_>) -> Result<Started> {
+        let args = CloneArgs { namespaces: spec.namespaces, cgroup: spec.cgroup };
+        let cloned = match spec.strategy {
+            Strategy::Exec => self.clone_and_exec(args, spec)?,
+            Strategy::Fork => self.clone_copy(args)?,
+        };
+        drop(self.theirs);
+        let child = Child::new(cloned.pid, cloned.pidfd);
+        Ok(Started { sock: self.ours, child: Some(child), joiner: None, marker: false, listener: None })
+    }
+
+    fn clone_and_exec(&self, args: CloneArgs<'_>, spec: &Spec<'_>) -> Result<Cloned> {
+        let mut number = [0_u8; 12];
+        let text = self.theirs.as_raw_fd().to_string();
+        number[..text.len()].copy_from_slice(text.as_bytes());
+        let keep: Vec<i32> =
+            spec.keep.iter().map(AsRawFd::as_raw_fd).chain([self.theirs.as_raw_fd()]).collect();
+        let window = Window {
+            stage2: stage2()?.as_raw_fd(),
+            sock: self.theirs.as_raw_fd(),
+            ambient: spec.ambient,
+            keep: keep.as_ptr(),
+            keep_len: keep.len(),
+            argv: [c"stockade-stage2".as_ptr().cast(), number.as_ptr(), std::ptr::null()],
+            envp: [std::ptr::null()],
+        };
+        let stack = Stack::take().map_err(|e| Error::sys("map a stack for the child", e))?;
+        let cloned = clone::share_memory(args, &stack, execute_stage2, &window);
+        // The call came back, so the child has executed stage-2 or ended: the stack is free.
+        stack.give_back();
+        cloned.map_err(|e| clone_error(e, &args))
+    }
+
+    fn clone_copy(&self, args: CloneArgs<'_>) -> Result<Cloned> {
+        let mut arena = vec![0_u64; abi::MAX_INLINE / 8];
+        let copied = Copied { sock: self.theirs.as_raw_fd(), arena: arena.as_mut_ptr().cast() };
+        clone::copy_memory(args, interpret, &copied).map_err(|e| clone_error(e, &args))
+    }
+}
+
+/// A child that is on its way. Dropping it kills and reaps the child.
+#[derive(Debug)]
+pub(crate) struct Started {
+    sock: OwnedFd,
+    child: Option<Child>,
+    /// The process that cloned `child`, where that was not us.
+    joiner: Option<Child>,
+    marker: bool,
+    listener: Option<OwnedFd>,
+}
+
+impl Started {
+    /// The child; after [`wait_sibling`](Self::wait_sibling) the sibling.
+    pub(crate) fn child(&self) -> Result<&Child> {
+        self.child.as_ref().ok_or_else(|| Error::new(ErrorKind::Died, "look up the child"))
+    }
+
+    /// Sends the plan, where the child waits for it.
+    pub(crate) fn send(&self, plan: &Plan, fds: &[BorrowedFd<'_>]) -> Result<()> {
+        send_plan(self.sock.as_fd(), plan, fds)
+    }
+
+    /// Opens the plan's barrier; descriptors go to its slots.
+    pub(crate) fn go(&self, fds: &[BorrowedFd<'_>]) -> Result<()> {
+        let word = u64::from(abi::GO).to_ne_bytes();
+        socket::send(self.sock.as_fd(), &word, fds).map_err(|e| Error::sys("let the child go on", e))
+    }
+
+    /// The user namespace that the child is in.
+    pub(crate) fn user_namespace(&self) -> Result<OwnedFd> {
+        let child = self.child()?;
+        pidfd::user_namespace(child.as_fd(), child.pid())
+            .map_err(|e| Error::sys("open the child's user namespace", e))
+    }
+
+    /// Waits until the first process has cloned the one that goes on with the plan, which is then the child.
+    pub(crate) fn wait_sibling(
+        &mut self,
+        plan: &Plan,
+        deadline: Deadline,
+        cancel: Option<&Cancel>,
+    ) -> Result<()> {
+        while self.joiner.is_none() {
+            if !self.event(plan, deadline, cancel)? {
+                return Err(self.died());
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until the program runs.
+    pub(crate) fn wait_exec(
+        mut self,
+        plan: &Plan,
+        deadline: Deadline,
+        cancel: Option<&Cancel>,
+    ) -> Result<Running> {
+        while self.event(plan, deadline, cancel)? {}
+        if !self.marker {
+            return Err(self.died());
+        }
+        if let Some(joiner) = self.joiner.take() {
+            joiner.wait(deadline, cancel)?;
+        }
+        match self.child.take() {
+            Some(child) => Ok(Running { child, listener: self.listener.take() }),
+            None => Err(Error::new(ErrorKind::Died, "look up the child")),
+        }
+    }
+
+    /// Handles one message; false at the end of file.
+    fn event(&mut self, plan: &Plan, deadline: Deadline, cancel: Option<&Cancel>) -> Result<bool> {
+        let mut buf = [0_u8; 64];
+        let msg = loop {
+            match socket::receive(self.sock.as_fd(), &mut buf) {
+                Ok(msg) => break msg,
+                Err(Errno::AGAIN) => {
+                    wait_readable(
+                        self.sock.as_fd(),
+                        deadline,
+                        cancel,
+                        "wait for the child to run its program",
+                    )?;
+                }
+                Err(e) => return Err(Error::sys("read from the child", e)),
+            }
+        };
+        if msg.len == 0 {
+            return Ok(false);
+        }
+        let mut fds = msg.fds.into_iter();
+        let Some(record) = report::decode(&buf[..msg.len]) else {
+            return Err(Error::new(ErrorKind::Died, "read from the child")
+                .detail("it sent a message of unknown form"));
+        };
+        match (record.kind, fds.next()) {
+            (abi::MARKER, _) => self.marker = true,
+            (abi::LISTENER, Some(fd)) => self.listener = Some(fd),
+            (abi::SIBLING, Some(fd)) => {
+                let pid = i32::try_from(record.value).ok().and_then(Pid::from_raw);
+                let pid =
+                    pid.ok_or_else(|| Error::new(ErrorKind::Died, "read the sibling's process number"))?;
+                self.joiner = self.child.replace(Child::new(pid, fd));
+            }
+            _ => return Err(report::error(plan, &record)),
+        }
+        Ok(true)
+    }
+
+    /// The child has gone without a word.
+    fn died(&mut self) -> Error {
+        let how = self.child.as_ref().and_then(Child::kill_and_reap);
+        let e = Error::new(ErrorKind::Died, "wait for the child to run its program");
+        match how {
+            Some(status) => e.detail(format!("the child {status} before its program ran")),
+            None => e,
+        }
+        .hint("look for a memory limit that is too low, or for somebody who kills the instance's processes")
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        for child in self.child.iter().chain(&self.joiner) {
+            let _ = child.kill_and_reap();
+        }
+    }
+}
+
+/// A child whose program runs.
+#[derive(Debug)]
+pub(crate) struct Running {
+    pub(crate) child: Child,
+    /// The seccomp notify descriptor, where the filter asked for one.
+    pub(crate) listener: Option<OwnedFd>,
+}
+
+fn send_plan(sock: BorrowedFd<'_>, plan: &Plan, fds: &[BorrowedFd<'_>]) -> Result<()> {
+    let bytes = plan.encode();
+    let step = "send the plan";
+    if bytes.len() <= abi::MAX_INLINE {
+        return socket::send(sock, &bytes, fds).map_err(|e| Error::sys(step, e));
+    }
+    let data = memfd::sealed_data("stockade-plan", &bytes).map_err(|e| Error::sys(step, e))?;
+    let mut head = [0_u8; 16];
+    head[..4].copy_from_slice(&abi::PLAN_IN_MEMFD.to_ne_bytes());
+    head[8..].copy_from_slice(&(bytes.len() as u64).to_ne_bytes());
+    let fds: Vec<BorrowedFd<'_>> = fds.iter().copied().chain([data.as_fd()]).collect();
+    socket::send(sock, &head, &fds).map_err(|e| Error::sys(step, e))
+}
+
+/// A copy of `fd` that is no standard descriptor: those are the payload's.
+pub(crate) fn above_stdio(fd: OwnedFd) -> Result<OwnedFd> {
+    if fd.as_raw_fd() > 2 {
+        return Ok(fd);
+    }
+    rustix::io::fcntl_dupfd_cloexec(&fd, 3).map_err(|e| Error::sys("duplicate a descriptor", e))
+}
+
+/// Stage-2 as an executable, made once in the life of the process and shared by all runtimes.
+fn stage2() -> Result<BorrowedFd<'static>> {
+    static IMAGE: OnceLock<Result<OwnedFd, Errno>> = OnceLock::new();
+    let image = IMAGE.get_or_init(|| memfd::sealed_executable("stockade-stage2", STAGE2));
+    match image {
+        Ok(fd) => Ok(fd.as_fd()),
+        Err(e) => Err(Error::sys("make the stage-2 executable", *e)
+            .with_kind(ErrorKind::Unsupported)
+            .hint("vm.memfd_noexec=2 forbids executable memory files; the Fork strategy does without")),
+    }
+}
+
+/// The best strategy of this host.
+pub(crate) fn best_strategy() -> Strategy {
+    if stage2().is_ok() { Strategy::Exec } else { Strategy::Fork }
+}
+
+fn clone_error(errno: Errno, args: &CloneArgs<'_>) -> Error {
+    const NEWUSER: u64 = libc::CLONE_NEWUSER as u64;
+    let user = args.namespaces & NEWUSER != 0;
+    let e = Error::sys("clone3", errno);
+    match errno {
+        Errno::NOSPC | Errno::USERS if user => {
+            e.hint("a limit in /proc/sys/user/max_*_namespaces is reached or user namespaces nest too deep")
+        }
+        Errno::PERM if user => e.hint(
+            "user namespaces are restricted here: see /proc/sys/user/max_user_namespaces, \
+             kernel.unprivileged_userns_clone and kernel.apparmor_restrict_unprivileged_userns",
+        ),
+        Errno::PERM => e.hint("new namespaces need CAP_SYS_ADMIN, or a new user namespace beside them"),
+        Errno::ACCESS if args.cgroup.is_some() => {
+            e.hint("this process must sit in the delegated cgroup subtree that the instance's cgroup is in")
+        }
+        Errno::BUSY if args.cgroup.is_some() => {
+            e.hint("the instance's cgroup has controllers enabled for children of its own")
+        }
+        Errno::AGAIN => e.hint("a pids limit or RLIMIT_NPROC is reached"),
+        Errno::NOSYS => e.hint("a seccomp filter around this process hides clone3(2)"),
+        _ => e,
+    }
+}

@@ -1,0 +1,113 @@
+//! From a failure record to an error that a person can act on.
+
+use rustix::io::Errno;
+
+use super::interp::abi::{self, Record, code};
+use super::plan::Plan;
+use crate::error::{Error, ErrorKind};
+
+/// Reads a record.
+pub(super) fn decode(bytes: &[u8]) -> Option<Record> {
+    let word = |at: usize| bytes.get(at..at + 4).and_then(|b| b.try_into().ok()).map(u32::from_ne_bytes);
+    let long = |at: usize| bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map(u64::from_ne_bytes);
+    let record = Record {
+        magic: word(0)?,
+        kind: word(4)?,
+        op: word(8)?,
+        errno: word(12)?.cast_signed(),
+        value: long(16)?,
+        reserved: long(24)?,
+    };
+    (bytes.len() == size_of::<Record>() && record.magic == abi::RECORD).then_some(record)
+}
+
+/// The error that a failure record stands for.
+pub(super) fn error(plan: &Plan, record: &Record) -> Error {
+    let errno = Errno::from_raw_os_error(record.errno);
+    if record.op == abi::NO_OP {
+        return Error::sys("execute stage-2", errno)
+            .hint("a filter around this process may forbid execveat(2); the Fork strategy does without");
+    }
+    let Some((what, object)) = plan.step(record.op) else {
+        return Error::sys("run the plan", errno);
+    };
+    let mut e = Error::sys(what, errno);
+    if let Some(object) = object {
+        e = e.object(object);
+    }
+    match plan.ops().get(record.op as usize).map(|op| op.code) {
+        Some(code::EXEC) => payload(e, errno),
+        Some(code) => hint(e, code, errno),
+        None => e,
+    }
+}
+
+fn payload(e: Error, errno: Errno) -> Error {
+    match errno {
+        Errno::NOENT => e
+            .with_kind(ErrorKind::PayloadNotFound)
+            .hint("the program, its interpreter (#!) or its dynamic loader is not in the root file system"),
+        Errno::ACCESS => e.with_kind(ErrorKind::PayloadNotExecutable).hint(
+            "the file needs execute permission for the user it runs as, and must not lie on a noexec mount",
+        ),
+        Errno::NOEXEC => e
+            .with_kind(ErrorKind::PayloadNotExecutable)
+            .hint("the file is no program of this machine's architecture, or a script without #!"),
+        Errno::ISDIR | Errno::TXTBSY | Errno::LOOP | Errno::NOTDIR | Errno::LIBBAD => {
+            e.with_kind(ErrorKind::PayloadNotExecutable)
+        }
+        Errno::TOOBIG => {
+            e.with_kind(ErrorKind::InvalidConfig).hint("arguments and environment are too long together")
+        }
+        _ => e,
+    }
+}
+
+fn hint(e: Error, op: u16, errno: Errno) -> Error {
+    match (op, errno) {
+        (code::MOUNT_TOP, Errno::NOTDIR | Errno::LOOP) => e
+            .with_kind(ErrorKind::InvalidConfig)
+            .detail("is not a directory of the root file system, or is a link")
+            .hint("make it a plain directory in the image"),
+        (code::MOUNT_TOP | code::MOUNT, Errno::PERM) => e.hint(
+            "in a user namespace proc wants an own pid namespace and an unmasked host /proc, \
+             sysfs an own network namespace",
+        ),
+        (code::MOUNT_TOP | code::MOUNT, Errno::ROFS) => {
+            e.hint("the directory is missing in a read-only root file system")
+        }
+        (code::ATTACH, Errno::XDEV) => e
+            .with_kind(ErrorKind::InvalidConfig)
+            .detail("leads into procfs or sysfs, or out of the root file system")
+            .hint("choose a target outside of /proc and /sys"),
+        (code::WORKING_DIR, Errno::XDEV) => {
+            e.with_kind(ErrorKind::InvalidConfig).detail("lies outside of the root file system")
+        }
+        (code::WORKING_DIR, Errno::NOENT) => e.hint("make the directory in the image, or name another"),
+        (code::CHECK_WRITABLE, Errno::ROFS) => e
+            .with_kind(ErrorKind::Unsupported)
+            .detail("the overlay came up read-only")
+            .hint("its upper directory must belong to an id of the container's map and lie on a file system that overlayfs can write"),
+        (code::FSCONFIG, Errno::INVAL) => e.hint("the kernel's log (dmesg) says what overlayfs objects to"),
+        (code::SET_IDS | code::SET_GROUPS, Errno::INVAL) => {
+            e.with_kind(ErrorKind::InvalidConfig).hint("the ids must be in the container's id map")
+        }
+        (code::SET_GROUPS, Errno::PERM) => e.hint(
+            "with a single-id map the kernel does not let supplementary groups be set: leave them out",
+        ),
+        (code::SETNS, Errno::PERM) => e.hint("joining needs CAP_SYS_ADMIN in the user namespace that owns the target"),
+        (code::SETNS, Errno::INVAL) => e.hint("the process is already in that user namespace, or the kind is wrong"),
+        (code::RLIMIT, Errno::PERM) => e.hint("raising a hard limit needs CAP_SYS_RESOURCE on the host"),
+        (code::CAPS | code::BOUNDING_SET, Errno::PERM) => {
+            e.hint("a capability was asked for that this host process does not hold itself")
+        }
+        (code::SECCOMP, Errno::ACCESS) => e.hint("a filter needs no_new_privs, or CAP_SYS_ADMIN when it is installed"),
+        (code::CLONE_SIBLING, Errno::AGAIN) => e.hint("a pids limit is reached"),
+        (code::CLONE_SIBLING, Errno::BUSY) => {
+            e.hint("the cgroup has controllers enabled for children: processes need a leaf cgroup")
+        }
+        (code::CLONE_SIBLING, Errno::NODEV | Errno::NOENT) => e.hint("the cgroup is gone"),
+        (code::WRITE_FILE, Errno::NOENT) => e.hint("this kernel, or the container's namespaces, lack that file"),
+        _ => e,
+    }
+}
