@@ -132,7 +132,7 @@ impl Totals {
 fn tests(skip_log: &Path, no_skip: bool) -> Result<Totals> {
     let mut command = sh::cargo();
     command
-        .args(["test", "--workspace", "--all-features"])
+        .args(["test", "--workspace", "--all-features", "--no-fail-fast"])
         .env("STOCKADE_SKIP_LOG", skip_log)
         .env("STOCKADE_FIXTURES", paths::fixtures())
         .stdout(Stdio::piped());
