@@ -10,16 +10,26 @@ use super::{INNER, Options, own_program};
 use crate::fixtures::at;
 use crate::{Result, paths, sh};
 
+/// A tmpfs of the measurement's own mount namespace, with which it goes.
+const MEMORY: &str = "/media";
 /// The root of every row: a copy in memory, since one peer writes into its root. World-readable on the way, for
 /// the rows with a user namespace.
-pub const ROOTFS: &str = "/media";
+pub const ROOTFS: &str = "/media/root";
+/// Bundles, records and logs.
+pub const SCRATCH: &str = "/media/scratch";
 /// Where the stages see cgroup2.
 pub const CGROUP: &str = "/sys/fs/cgroup";
 
 /// Runs in a private mount namespace.
 pub fn run(options: &Options) -> Result {
     mount_cgroup2()?;
-    sh::run(Command::new("mount").args(["-t", "tmpfs", "-o", "mode=755", "stockade-bench", ROOTFS]))?;
+    // The second for what peers keep of their own accord: lxc leaves lock files in /run.
+    for dir in [MEMORY, "/run"] {
+        sh::run(Command::new("mount").args(["-t", "tmpfs", "-o", "mode=755", "stockade-bench", dir]))?;
+    }
+    for dir in [ROOTFS, SCRATCH].map(Path::new) {
+        at(dir, fs::create_dir(dir))?;
+    }
     let busybox = paths::fixtures().join("busybox/.");
     sh::run(Command::new("cp").arg("-a").arg(busybox).arg(ROOTFS))?;
 

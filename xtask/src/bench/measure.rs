@@ -5,18 +5,18 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
 
-use super::guard::{CGROUP, mount_cgroup2};
+use super::guard::{CGROUP, SCRATCH, mount_cgroup2};
 use super::row::Row;
 use super::{Options, ours, peers, report};
 use crate::Result;
-use crate::fixtures::{at, remove};
+use crate::fixtures::at;
 
 /// Between two runs: the kernel takes namespaces apart in the background.
 const GAP: Duration = Duration::from_millis(2);
 
 /// Where the runs happen.
 pub struct Place {
-    /// Scratch files on tmpfs, removed at the end.
+    /// Scratch files on tmpfs.
     pub scratch: PathBuf,
     /// The cgroup for the instances of every row, as an absolute path.
     pub cgroup: PathBuf,
@@ -33,22 +33,12 @@ impl Place {
         }
         let procs = own.join("cgroup.procs");
         at(&procs, fs::write(&procs, "0"))?;
-        let scratch = PathBuf::from(format!("/dev/shm/stockade-bench-{}", std::process::id()));
-        at(&scratch, fs::create_dir_all(&scratch))?;
-        Ok(Self { scratch, cgroup })
+        Ok(Self { scratch: PathBuf::from(SCRATCH), cgroup })
     }
 
     /// The file for a row's standard error.
     pub fn log(&self, row: &str) -> PathBuf {
         self.scratch.join(format!("{row}.log"))
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        if let Err(why) = remove(&self.scratch) {
-            eprintln!("xtask: {why}");
-        }
     }
 }
 
