@@ -5,6 +5,7 @@
 mod error;
 mod exit;
 mod name;
+mod os_text;
 mod signal;
 mod sys;
 

@@ -1,16 +1,18 @@
 //! Running commands in a running instance.
 
 use std::ffi::OsString;
-use std::fmt::Debug;
+use std::fmt::{self, Debug};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::caps::CapabilitySets;
 use crate::error::Result;
 use crate::exit::ExitStatus;
 use crate::instance::Stdio;
 use crate::instance::options::{DEFAULT_DEADLINE, wait_setters};
 use crate::op::Cancel;
+use crate::process::User;
 use crate::signal::Signal;
 
 /// An instance that can run commands.
@@ -83,7 +85,6 @@ pub trait Process: AsFd + Debug + Send + Sync {
 /// let options = ExecOptions::new(["sh", "-c", "id; exit 3"]).env("LANG", "C").cwd("/tmp").stdout(Stdio::Piped);
 /// assert_eq!(options.args.len(), 3);
 /// ```
-#[derive(Debug)]
 #[non_exhaustive]
 pub struct ExecOptions {
     /// The program and its arguments. A program without a slash is looked for in the `PATH` of its environment.
@@ -92,6 +93,10 @@ pub struct ExecOptions {
     pub env: Vec<(OsString, OsString)>,
     /// The working directory: an absolute path in the instance.
     pub cwd: Option<PathBuf>,
+    /// User and groups; root of the instance unless told otherwise.
+    pub user: Option<User>,
+    /// Capabilities. Unless told otherwise those of the instance for root, and none for anybody else.
+    pub capabilities: Option<CapabilitySets>,
     /// Standard input; null unless told otherwise.
     pub stdin: Stdio,
     /// Standard output; null unless told otherwise.
@@ -106,12 +111,32 @@ pub struct ExecOptions {
 
 wait_setters!(ExecOptions);
 
+impl fmt::Debug for ExecOptions {
+    /// Values of environment variables are left out: they may be secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.env.iter().map(|(name, _)| name).collect();
+        f.debug_struct("ExecOptions")
+            .field("args", &self.args)
+            .field("env", &names)
+            .field("cwd", &self.cwd)
+            .field("user", &self.user)
+            .field("capabilities", &self.capabilities)
+            .field("stdin", &self.stdin)
+            .field("stdout", &self.stdout)
+            .field("stderr", &self.stderr)
+            .field("deadline", &self.deadline)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Default for ExecOptions {
     fn default() -> Self {
         Self {
             args: Vec::new(),
             env: Vec::new(),
             cwd: None,
+            user: None,
+            capabilities: None,
             stdin: Stdio::Null,
             stdout: Stdio::Null,
             stderr: Stdio::Null,
@@ -145,6 +170,20 @@ impl ExecOptions {
         self
     }
 
+    /// Sets user and groups.
+    #[must_use]
+    pub fn user(mut self, user: User) -> Self {
+        self.user = Some(user);
+        self
+    }
+
+    /// Sets the capabilities. They cannot be more than the instance's own bounding set.
+    #[must_use]
+    pub fn capabilities(mut self, sets: CapabilitySets) -> Self {
+        self.capabilities = Some(sets);
+        self
+    }
+
     /// Sets the standard input.
     #[must_use]
     pub fn stdin(mut self, stdin: impl Into<Stdio>) -> Self {
@@ -164,5 +203,16 @@ impl ExecOptions {
     pub fn stderr(mut self, stderr: impl Into<Stdio>) -> Self {
         self.stderr = stderr.into();
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_of_variables_are_not_shown() {
+        let text = format!("{:?}", ExecOptions::new(["x"]).env("TOKEN", "hunter2"));
+        assert!(text.contains("TOKEN") && !text.contains("hunter2"));
     }
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::SystemTime;
 
 use crate::exit::ExitStatus;
+use crate::idmap::IdMap;
 use crate::instance::{InstanceKind, Status};
 use crate::name::InstanceId;
 
@@ -30,8 +31,8 @@ pub struct InstanceInfo {
     pub cgroup: Option<PathBuf>,
     /// How the last run ended; `None` while it runs and before the first run.
     pub exit_status: Option<ExitStatus>,
-    /// The id map of its user namespace as lines of `uid|gid inner host count`; `None` where it shares the host's.
-    pub id_map: Option<String>,
+    /// The id map of its user namespace; `None` where it shares the host's, or has none before its first start.
+    pub id_map: Option<IdMap>,
     /// Its root file system in words, such as `directory /srv/debian`.
     pub rootfs: String,
 }

@@ -39,8 +39,6 @@ pub(crate) struct Spec<'a> {
     /// Capabilities that stage-2 must have and that executing it would lose (a child in a new user namespace, or
     /// of an ordinary user).
     pub(crate) ambient: u64,
-    /// Descriptors that the plan names by number.
-    pub(crate) keep: &'a [BorrowedFd<'a>],
 }
 
 /// Before the clone: the two ends of the socket.
@@ -77,14 +75,10 @@ impl Launch {
         let mut number = [0_u8; 12];
         let text = self.theirs.as_raw_fd().to_string();
         number[..text.len()].copy_from_slice(text.as_bytes());
-        let keep: Vec<i32> =
-            spec.keep.iter().map(AsRawFd::as_raw_fd).chain([self.theirs.as_raw_fd()]).collect();
         let window = Window {
             stage2: stage2()?.as_raw_fd(),
             sock: self.theirs.as_raw_fd(),
             ambient: spec.ambient,
-            keep: keep.as_ptr(),
-            keep_len: keep.len(),
             argv: [c"stockade-stage2".as_ptr().cast(), number.as_ptr(), std::ptr::null()],
             envp: [std::ptr::null()],
         };

@@ -7,7 +7,7 @@ use super::interp::abi::{Header, NO_SLOT, Op, PLAN, SLOT, on_error};
 /// A descriptor as an op sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fd {
-    /// A number in the child's table: one that the launch hands on (see `Launch::keep`).
+    /// A number in the child's table, or `AT_FDCWD`.
     Raw(RawFd),
     /// What an earlier op of the plan, or a message, left in a slot.
     Slot(u8),

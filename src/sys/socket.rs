@@ -13,7 +13,7 @@ use rustix::net::{
 use super::raw::retry;
 
 /// The most descriptors in one message.
-pub(crate) const MAX_FDS: usize = 32;
+pub(crate) const MAX_FDS: usize = 120;
 
 /// A connected pair, both ends close-on-exec.
 pub(crate) fn pair() -> Result<(OwnedFd, OwnedFd), Errno> {

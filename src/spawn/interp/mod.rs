@@ -30,7 +30,7 @@ use abi::{Header, Op, Record, code, on_error};
 use syscall::{exit, nr, sys0, sys1, sys3, sys5};
 
 /// How many descriptors a plan may hold by slot.
-pub(crate) const SLOTS: usize = 64;
+pub(crate) const SLOTS: usize = 256;
 
 /// The state of one interpreter.
 pub(crate) struct Interp {
@@ -97,7 +97,7 @@ impl Interp {
                     if !tolerated(op.on_error, ret) {
                         self.fail(ret);
                     }
-                } else if (op.out as usize) < SLOTS {
+                } else if op.out != abi::NO_SLOT {
                     self.slots[op.out as usize] = ret as i32;
                 }
                 self.pc += 1;

@@ -12,7 +12,7 @@ const SOL_SOCKET: u32 = 1;
 const SCM_RIGHTS: u32 = 1;
 /// `struct cmsghdr`.
 const CMSG_HEADER: usize = 16;
-const MAX_FDS: usize = 32;
+const MAX_FDS: usize = 120;
 
 #[repr(C)]
 struct IoVec {

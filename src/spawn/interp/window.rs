@@ -13,8 +13,6 @@ pub(crate) struct Window {
     pub(crate) stage2: i32,
     pub(crate) sock: i32,
     pub(crate) ambient: u64,
-    pub(crate) keep: *const i32,
-    pub(crate) keep_len: usize,
     pub(crate) argv: [*const u8; 3],
     pub(crate) envp: [*const u8; 1],
 }
@@ -32,10 +30,8 @@ pub(crate) unsafe extern "C" fn execute_stage2(window: *const Window) -> ! {
     unsafe {
         let w = &*window;
         let mut ret = if w.ambient != 0 { raise(w.ambient) } else { 0 };
-        let mut i = 0;
-        while ret >= 0 && i < w.keep_len {
-            ret = sys3(nr::FCNTL, *w.keep.add(i) as usize, F_SETFD, 0);
-            i += 1;
+        if ret >= 0 {
+            ret = sys3(nr::FCNTL, w.sock as usize, F_SETFD, 0);
         }
         if ret >= 0 {
             let (argv, envp) = (w.argv.as_ptr() as usize, w.envp.as_ptr() as usize);

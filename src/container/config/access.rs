@@ -1,0 +1,150 @@
+//! Reading a configuration.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use super::ContainerConfig;
+use super::choices::{CgroupConfig, EtcFile, IdMapConfig, Network, SeccompConfig};
+use super::mounts::{Mount, MountSet, Propagation};
+use crate::caps::{CapabilitySets, Securebits};
+use crate::cgroup::{Enforce, Limits};
+use crate::name::InstanceId;
+use crate::namespaces::{NamespaceKind, NamespaceSet, NamespaceSource, Privilege};
+use crate::process::{OomScoreAdj, Personality, Resource, Rlimit, Sysctl, Umask, User};
+use crate::rootfs::Rootfs;
+
+macro_rules! by_ref {
+    ($($(#[$doc:meta])* $name:ident: $t:ty;)*) => {$(
+        $(#[$doc])*
+        pub fn $name(&self) -> &$t {
+            &self.$name
+        }
+    )*};
+}
+
+macro_rules! by_value {
+    ($($(#[$doc:meta])* $name:ident: $t:ty;)*) => {$(
+        $(#[$doc])*
+        pub fn $name(&self) -> $t {
+            self.$name
+        }
+    )*};
+}
+
+/// What each field means stands at the setters of [`ContainerBuilder`](super::ContainerBuilder).
+impl ContainerConfig {
+    by_ref! {
+        /// Which container.
+        id: InstanceId;
+        /// Its root file system.
+        rootfs: Rootfs;
+        /// Its further mounts, in the order in which they are made.
+        mounts: [Mount];
+        /// The paths that are hidden.
+        masked_paths: [PathBuf];
+        /// The paths that are read-only.
+        readonly_paths: [PathBuf];
+        /// `/etc/resolv.conf`.
+        resolv_conf: EtcFile;
+        /// `/etc/hosts`.
+        hosts: EtcFile;
+        /// `/etc/hostname`.
+        hostname_file: EtcFile;
+        /// The program and its arguments; never empty.
+        args: [OsString];
+        /// The environment, each name once.
+        env: [(OsString, OsString)];
+        /// The working directory.
+        cwd: Path;
+        /// User and groups of the program.
+        user: User;
+        /// Its resource limits.
+        rlimits: BTreeMap<Resource, Rlimit>;
+        /// Its system call policy.
+        seccomp: SeccompConfig;
+        /// Where its namespaces come from, and the time offsets.
+        namespaces: NamespaceSet;
+        /// Its id map.
+        idmap: IdMapConfig;
+        /// Its kernel parameters.
+        sysctls: [Sysctl];
+        /// Its limits.
+        limits: Limits;
+    }
+
+    by_value! {
+        /// How mount events pass.
+        propagation: Propagation;
+        /// Which of the usual mounts it gets.
+        base_mounts: MountSet;
+        /// The file mode creation mask.
+        umask: Umask;
+        /// How readily the kernel kills it; `None` as the host process.
+        oom_score_adj: Option<OomScoreAdj>;
+        /// The execution domain.
+        personality: Personality;
+        /// Whether it has the host's user namespace.
+        privilege: Privilege;
+        /// The secure bits.
+        securebits: Securebits;
+        /// Whether it has a control group of its own.
+        cgroup: CgroupConfig;
+        /// What to do about a limit that cannot be set.
+        enforce: Enforce;
+    }
+
+    /// Whether its records live on tmpfs alone and it is deleted when it stops.
+    pub fn is_ephemeral(&self) -> bool {
+        self.ephemeral
+    }
+
+    /// Whether dropping the last handle stops it.
+    pub fn is_killed_on_drop(&self) -> bool {
+        self.kill_on_drop
+    }
+
+    /// Whether the root is read-only.
+    pub fn has_read_only_root(&self) -> bool {
+        self.read_only_root
+    }
+
+    /// Whether no program in it gains privilege by being executed.
+    pub fn has_no_new_privs(&self) -> bool {
+        self.no_new_privs
+    }
+
+    /// Whether its root is root of the host.
+    pub fn is_privileged(&self) -> bool {
+        self.privilege == Privilege::Privileged
+    }
+
+    /// Its capabilities: those that were set, or those that go with its privilege.
+    pub fn capabilities(&self) -> CapabilitySets {
+        self.capabilities.unwrap_or(match self.privilege {
+            Privilege::Privileged => CapabilitySets::system_privileged(),
+            _ => CapabilitySets::system_unprivileged(),
+        })
+    }
+
+    /// Its network.
+    pub fn network(&self) -> Network {
+        match self.namespaces.get(NamespaceKind::Net) {
+            NamespaceSource::New => Network::None,
+            NamespaceSource::Host => Network::Host,
+            _ => Network::Joined,
+        }
+    }
+
+    /// The host name to set: `None` where it has no uts namespace of its own.
+    pub fn hostname(&self) -> Option<&str> {
+        self.namespaces
+            .is_new(NamespaceKind::Uts)
+            .then(|| self.hostname.as_deref().unwrap_or(self.id.name.as_str()))
+    }
+
+    /// The NIS domain name to set.
+    pub fn domainname(&self) -> Option<&str> {
+        self.domainname.as_deref()
+    }
+}

@@ -1,0 +1,331 @@
+//! Building a configuration.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use super::check::{self, Problem};
+use super::choices::{CgroupConfig, EtcFile, IdMapConfig, Network, SeccompConfig};
+use super::mounts::{Mount, MountSet, Propagation};
+use super::{ContainerConfig, InstanceId};
+use crate::caps::{CapabilitySets, Securebits};
+use crate::cgroup::{Enforce, Limits};
+use crate::error::{Error, Result};
+use crate::namespaces::{NamespaceKind, NamespaceSet, NamespaceSource, Privilege, TimeOffsets};
+use crate::process::{OomScoreAdj, Personality, Resource, Rlimit, Sysctl, Umask, User};
+use crate::rootfs::Rootfs;
+
+/// Collects what a container is to be like; made by [`ContainerConfig::builder`].
+///
+/// No setter fails. [`build`](Self::build) checks everything together and touches nothing on the host.
+#[derive(Clone, Debug)]
+#[must_use = "nothing is made before `build`"]
+pub struct ContainerBuilder {
+    /// With stand-ins for a root that was not given and for a name that is none.
+    config: ContainerConfig,
+    has_rootfs: bool,
+    /// What setters were given and could not take.
+    refused: Vec<Problem>,
+}
+
+impl ContainerBuilder {
+    pub(super) fn new(name: String) -> Self {
+        let mut refused = Vec::new();
+        let id = name.parse().unwrap_or_else(|e: Error| {
+            refused.push(Problem::of("id", &e));
+            // A plain word is always a name.
+            InstanceId::new("unnamed").expect("a plain word is a name")
+        });
+        Self { config: ContainerConfig::new(id, Rootfs::dir("/").into()), has_rootfs: false, refused }
+    }
+
+    fn take<T>(&mut self, field: &'static str, value: Result<T>) -> Option<T> {
+        value.map_err(|e| self.refused.push(Problem::of(field, &e))).ok()
+    }
+
+    /// Its records live on tmpfs alone, and it is deleted when it stops.
+    pub fn ephemeral(mut self) -> Self {
+        self.config.ephemeral = true;
+        self
+    }
+
+    /// Dropping the last handle of it stops it by force. Otherwise it lives on.
+    pub fn kill_on_drop(mut self) -> Self {
+        self.config.kill_on_drop = true;
+        self
+    }
+
+    /// Sets the root file system. Every container needs one.
+    pub fn rootfs(mut self, rootfs: impl Into<Rootfs>) -> Self {
+        self.config.rootfs = rootfs.into();
+        self.has_rootfs = true;
+        self
+    }
+
+    /// Makes the root read-only. Other mounts keep their own flags.
+    pub fn read_only_root(mut self) -> Self {
+        self.config.read_only_root = true;
+        self
+    }
+
+    /// Sets how mount events pass.
+    pub fn propagation(mut self, propagation: Propagation) -> Self {
+        self.config.propagation = propagation;
+        self
+    }
+
+    /// Sets which of the usual mounts it gets.
+    pub fn base_mounts(mut self, set: MountSet) -> Self {
+        self.config.base_mounts = set;
+        self
+    }
+
+    /// Adds a mount, made after those that were added before.
+    pub fn mount(mut self, mount: impl Into<Mount>) -> Self {
+        self.config.mounts.push(mount.into());
+        self
+    }
+
+    /// Sets the paths inside that are hidden, in place of the ten that OCI runtimes hide. Missing ones are passed
+    /// over.
+    pub fn masked_paths<I>(mut self, paths: I) -> Self
+    where
+        I: IntoIterator,
+        I::Item: Into<PathBuf>,
+    {
+        self.config.masked_paths = paths.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Sets the paths inside that are read-only, in place of the five that OCI runtimes make so. Missing ones are
+    /// passed over.
+    pub fn readonly_paths<I>(mut self, paths: I) -> Self
+    where
+        I: IntoIterator,
+        I::Item: Into<PathBuf>,
+    {
+        self.config.readonly_paths = paths.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Sets `/etc/resolv.conf`.
+    pub fn resolv_conf(mut self, file: impl Into<EtcFile>) -> Self {
+        self.config.resolv_conf = file.into();
+        self
+    }
+
+    /// Sets `/etc/hosts`.
+    pub fn hosts(mut self, file: impl Into<EtcFile>) -> Self {
+        self.config.hosts = file.into();
+        self
+    }
+
+    /// Sets `/etc/hostname`. The host name itself is [`hostname`](Self::hostname).
+    pub fn hostname_file(mut self, file: impl Into<EtcFile>) -> Self {
+        self.config.hostname_file = file.into();
+        self
+    }
+
+    /// Sets the program and its arguments. A program without a slash is looked for in the `PATH` of its
+    /// environment.
+    pub fn args<I>(mut self, args: I) -> Self
+    where
+        I: IntoIterator,
+        I::Item: Into<OsString>,
+    {
+        self.config.args = args.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Sets a variable of the environment. Unless told otherwise this is `PATH` ([`DEFAULT_PATH`]) and
+    /// `container=stockade`.
+    ///
+    /// [`DEFAULT_PATH`]: super::DEFAULT_PATH
+    pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        let (name, value) = (name.into(), value.into());
+        match self.config.env.iter_mut().find(|(n, _)| *n == name) {
+            Some(var) => var.1 = value,
+            None => self.config.env.push((name, value)),
+        }
+        self
+    }
+
+    /// Empties the environment, its first content included.
+    pub fn env_clear(mut self) -> Self {
+        self.config.env.clear();
+        self
+    }
+
+    /// Sets the working directory: an absolute path inside.
+    pub fn cwd(mut self, cwd: impl Into<PathBuf>) -> Self {
+        self.config.cwd = cwd.into();
+        self
+    }
+
+    /// Sets user and groups of the program.
+    pub fn user(mut self, user: User) -> Self {
+        self.config.user = user;
+        self
+    }
+
+    /// Sets the file mode creation mask.
+    pub fn umask(mut self, umask: Umask) -> Self {
+        self.config.umask = umask;
+        self
+    }
+
+    /// Sets a resource limit; `u64::MAX` is none (`setrlimit(2)`).
+    pub fn rlimit(mut self, resource: Resource, soft: u64, hard: u64) -> Self {
+        let limit = Rlimit::new(soft, hard).map_err(|e| e.object(resource.name()));
+        if let Some(limit) = self.take("rlimits", limit) {
+            self.config.rlimits.insert(resource, limit);
+        }
+        self
+    }
+
+    /// Sets how readily the kernel kills it when memory is short, -1000 to 1000. Unless told otherwise as the host
+    /// process.
+    pub fn oom_score_adj(mut self, value: i32) -> Self {
+        if let Some(value) = self.take("oom_score_adj", OomScoreAdj::new(value)) {
+            self.config.oom_score_adj = Some(value);
+        }
+        self
+    }
+
+    /// Sets the execution domain.
+    pub fn personality(mut self, personality: Personality) -> Self {
+        self.config.personality = personality;
+        self
+    }
+
+    /// Makes it **privileged**: it shares the host's user namespace, and its root is root of the host. Only for
+    /// payloads that are trusted like the host itself.
+    pub fn privileged(mut self) -> Self {
+        self.config.privilege = Privilege::Privileged;
+        self.namespace(NamespaceKind::User, NamespaceSource::Host)
+    }
+
+    /// Sets the capabilities, in place of those that go with the privilege.
+    pub fn capabilities(mut self, sets: CapabilitySets) -> Self {
+        self.config.capabilities = Some(sets);
+        self
+    }
+
+    /// Sets the secure bits.
+    pub fn securebits(mut self, bits: Securebits) -> Self {
+        self.config.securebits = bits;
+        self
+    }
+
+    /// No program in it gains privilege by being executed (`PR_SET_NO_NEW_PRIVS`): `sudo` and its like have no
+    /// effect.
+    pub fn no_new_privs(mut self) -> Self {
+        self.config.no_new_privs = true;
+        self
+    }
+
+    /// Sets which system calls it may make.
+    pub fn seccomp(mut self, seccomp: impl Into<SeccompConfig>) -> Self {
+        self.config.seccomp = seccomp.into();
+        self
+    }
+
+    /// Sets where all its namespaces come from, in place of everything said before about namespaces, network and
+    /// time offsets.
+    pub fn namespaces(mut self, set: NamespaceSet) -> Self {
+        self.config.namespaces = set;
+        self
+    }
+
+    /// Sets where one of its namespaces comes from.
+    pub fn namespace(mut self, kind: NamespaceKind, source: NamespaceSource) -> Self {
+        self.config.namespaces = self.config.namespaces.with(kind, source);
+        self
+    }
+
+    /// Gives it a time namespace with these offsets.
+    pub fn time_offsets(mut self, offsets: TimeOffsets) -> Self {
+        self.config.namespaces = self.config.namespaces.with_time_offsets(offsets);
+        self
+    }
+
+    /// Sets its network. For that of a namespace that exists see [`namespace`](Self::namespace).
+    pub fn network(mut self, network: Network) -> Self {
+        match network {
+            Network::None => self.namespace(NamespaceKind::Net, NamespaceSource::New),
+            Network::Host => self.namespace(NamespaceKind::Net, NamespaceSource::Host),
+            Network::Joined => {
+                if self.config.network() != Network::Joined {
+                    self.refused.push(Problem::new("network", "name the namespace to join with `namespace`"));
+                }
+                self
+            }
+        }
+    }
+
+    /// Sets the id map.
+    pub fn idmap(mut self, idmap: impl Into<IdMapConfig>) -> Self {
+        self.config.idmap = idmap.into();
+        self
+    }
+
+    /// Sets the host name. Unless told otherwise it is the instance's name.
+    pub fn hostname(mut self, name: impl Into<String>) -> Self {
+        self.config.hostname = Some(name.into());
+        self
+    }
+
+    /// Sets the NIS domain name (`setdomainname(2)`).
+    pub fn domainname(mut self, name: impl Into<String>) -> Self {
+        self.config.domainname = Some(name.into());
+        self
+    }
+
+    /// Sets a kernel parameter of one of its new namespaces, such as `net.ipv4.ip_forward`.
+    pub fn sysctl(mut self, name: &str, value: impl Into<String>) -> Self {
+        if let Some(sysctl) = self.take("sysctls", Sysctl::new(name, value)) {
+            self.config.sysctls.push(sysctl);
+        }
+        self
+    }
+
+    /// Sets whether it has a control group of its own.
+    pub fn cgroup(mut self, cgroup: CgroupConfig) -> Self {
+        self.config.cgroup = cgroup;
+        self
+    }
+
+    /// Sets its limits.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.config.limits = limits;
+        self
+    }
+
+    /// Sets what to do about a limit that cannot be set on this host.
+    pub fn enforce(mut self, enforce: Enforce) -> Self {
+        self.config.enforce = enforce;
+        self
+    }
+
+    /// Everything that keeps this from being a configuration; empty where [`build`](Self::build) succeeds.
+    pub fn problems(&self) -> Vec<Problem> {
+        let mut all = self.refused.clone();
+        if !self.has_rootfs {
+            all.push(Problem::new("rootfs", "is not set"));
+        }
+        all.extend(check::problems(&self.config));
+        all
+    }
+
+    /// Checks everything.
+    ///
+    /// # Errors
+    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig), which lists every invalid field as `field: reason`.
+    pub fn build(self) -> Result<ContainerConfig> {
+        let problems = self.problems();
+        if problems.is_empty() {
+            Ok(self.config)
+        } else {
+            Err(Error::invalid("container configuration", check::list(&problems)))
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! The small choices of a container's configuration.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::idmap::IdMap;
+use crate::seccomp::Policy;
+
+/// Which system calls a container may make.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum SeccompConfig {
+    /// The library's policy for system containers: everything but what reaches the whole host.
+    #[default]
+    Default,
+    /// No filter at all.
+    Unconfined,
+    /// This policy.
+    #[serde(serialize_with = "shared", deserialize_with = "unshared")]
+    Policy(Arc<Policy>),
+}
+
+fn shared<S: Serializer>(policy: &Arc<Policy>, s: S) -> Result<S::Ok, S::Error> {
+    policy.as_ref().serialize(s)
+}
+
+fn unshared<'de, D: Deserializer<'de>>(d: D) -> Result<Arc<Policy>, D::Error> {
+    Policy::deserialize(d).map(Arc::new)
+}
+
+impl From<Policy> for SeccompConfig {
+    fn from(policy: Policy) -> Self {
+        Self::Policy(Arc::new(policy))
+    }
+}
+
+/// Which ids of the host stand behind those of a container with a new user namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum IdMapConfig {
+    /// 65,536 ids that no other instance of the runtime has, allocated by it and kept for the instance. For an
+    /// ordinary user who has no ids to give away the same as `SingleUser`. In a joined user namespace, its own.
+    #[default]
+    Auto,
+    /// This map.
+    Explicit(IdMap),
+    /// Root inside is the user who starts it, and there is nobody else: needs no privilege.
+    SingleUser,
+}
+
+impl From<IdMap> for IdMapConfig {
+    fn from(map: IdMap) -> Self {
+        Self::Explicit(map)
+    }
+}
+
+/// The network of a container.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Network {
+    /// Its own, with nothing but the loopback device, which is up.
+    #[default]
+    None,
+    /// The host's: its devices, addresses, ports and abstract Unix sockets.
+    Host,
+    /// That of a network namespace which it joins; see
+    /// [`ContainerBuilder::namespace`](super::ContainerBuilder::namespace).
+    Joined,
+}
+
+/// Whether a container has a control group of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum CgroupConfig {
+    /// A new one below the host process's own.
+    #[default]
+    Auto,
+    /// None: it stays in the host process's. No limits, no freeze, and a stop kills by its pid namespace.
+    None,
+}
+
+/// What becomes of a file in `/etc` at a start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum EtcFile {
+    /// It stays as the root file system has it.
+    #[default]
+    Keep,
+    /// A read-only file with this content is mounted over it; the root file system is not changed.
+    Content(String),
+}
+
+impl From<String> for EtcFile {
+    fn from(content: String) -> Self {
+        Self::Content(content)
+    }
+}
+
+impl From<&str> for EtcFile {
+    fn from(content: &str) -> Self {
+        Self::Content(content.to_owned())
+    }
+}

@@ -1,0 +1,255 @@
+//! What a container is made from: its whole configuration, typed and checked.
+
+mod access;
+mod builder;
+mod check;
+mod choices;
+mod mounts;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+pub use self::builder::ContainerBuilder;
+pub use self::check::Problem;
+pub use self::choices::{CgroupConfig, EtcFile, IdMapConfig, Network, SeccompConfig};
+pub use self::mounts::{BindMount, Mount, MountOptions, MountSet, Propagation, TmpfsMount};
+use crate::caps::{CapabilitySets, Securebits};
+use crate::cgroup::{Enforce, Limits};
+use crate::instance::sealed;
+use crate::name::InstanceId;
+use crate::namespaces::{NamespaceKind, NamespaceSet, NamespaceSource, Privilege, Target};
+use crate::os_text;
+use crate::process::{OomScoreAdj, Personality, Resource, Rlimit, Sysctl, Umask, User};
+use crate::rootfs::Rootfs;
+use crate::store::Durability;
+
+/// The `PATH` of a container that is not told another.
+pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The configuration of one container, checked as a whole.
+///
+/// Made by [`builder`](Self::builder), or read from JSON, which is checked in the same way. What is not said is as
+/// follows: the program is `/sbin/init`, run as root in `/` with umask 0022; every namespace but time is new; the
+/// id map is the container's own; the capabilities are those of
+/// [`CapabilitySets::system_unprivileged`]; the seccomp policy is the library's; there is no network but
+/// loopback; the usual file systems are mounted and the usual paths hidden; there are no limits.
+///
+/// ```
+/// use stockade::container::{ContainerConfig, Mount};
+/// use stockade::rootfs::Rootfs;
+///
+/// let config = ContainerConfig::builder("job-17")
+///     .ephemeral()
+///     .rootfs(Rootfs::overlay(["/srv/debian"]))
+///     .args(["/bin/sh", "-c", "make test"])
+///     .cwd("/src")
+///     .mount(Mount::bind("/var/lib/ci/job-17", "/src").idmapped())
+///     .build()?;
+/// assert_eq!(config.id().to_string(), "default/job-17");
+/// # Ok::<(), stockade::Error>(())
+/// ```
+///
+/// A configuration that is wrong says everything that is wrong at once:
+///
+/// ```
+/// use stockade::container::ContainerConfig;
+/// use stockade::rootfs::Rootfs;
+///
+/// let e = ContainerConfig::builder("a/b/c/d").rootfs(Rootfs::dir("srv/x")).cwd("tmp").build().unwrap_err();
+/// for field in ["id: ", "rootfs: ", "cwd: "] {
+///     assert!(e.to_string().contains(field));
+/// }
+/// ```
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+// Makes inherent functions of both, which the checked implementations below call.
+#[serde(remote = "Self", deny_unknown_fields)]
+pub struct ContainerConfig {
+    pub(crate) id: InstanceId,
+    #[serde(default)]
+    pub(crate) ephemeral: bool,
+    #[serde(default)]
+    pub(crate) kill_on_drop: bool,
+
+    pub(crate) rootfs: Rootfs,
+    #[serde(default)]
+    pub(crate) read_only_root: bool,
+    #[serde(default)]
+    pub(crate) propagation: Propagation,
+    #[serde(default)]
+    pub(crate) base_mounts: MountSet,
+    #[serde(default)]
+    pub(crate) mounts: Vec<Mount>,
+    #[serde(with = "os_text::list")]
+    pub(crate) masked_paths: Vec<PathBuf>,
+    #[serde(with = "os_text::list")]
+    pub(crate) readonly_paths: Vec<PathBuf>,
+    #[serde(default)]
+    pub(crate) resolv_conf: EtcFile,
+    #[serde(default)]
+    pub(crate) hosts: EtcFile,
+    #[serde(default)]
+    pub(crate) hostname_file: EtcFile,
+
+    #[serde(with = "os_text::list")]
+    pub(crate) args: Vec<OsString>,
+    #[serde(with = "os_text::pairs")]
+    pub(crate) env: Vec<(OsString, OsString)>,
+    #[serde(with = "os_text")]
+    pub(crate) cwd: PathBuf,
+    #[serde(default)]
+    pub(crate) user: User,
+    #[serde(default)]
+    pub(crate) umask: Umask,
+    #[serde(default)]
+    pub(crate) rlimits: BTreeMap<Resource, Rlimit>,
+    #[serde(default)]
+    pub(crate) oom_score_adj: Option<OomScoreAdj>,
+    #[serde(default)]
+    pub(crate) personality: Personality,
+
+    #[serde(default)]
+    pub(crate) privilege: Privilege,
+    #[serde(default)]
+    pub(crate) capabilities: Option<CapabilitySets>,
+    #[serde(default)]
+    pub(crate) securebits: Securebits,
+    #[serde(default)]
+    pub(crate) no_new_privs: bool,
+    #[serde(default)]
+    pub(crate) seccomp: SeccompConfig,
+
+    #[serde(default, serialize_with = "without_descriptors")]
+    pub(crate) namespaces: NamespaceSet,
+    #[serde(default)]
+    pub(crate) idmap: IdMapConfig,
+    #[serde(default)]
+    pub(crate) hostname: Option<String>,
+    #[serde(default)]
+    pub(crate) domainname: Option<String>,
+    #[serde(default)]
+    pub(crate) sysctls: Vec<Sysctl>,
+
+    #[serde(default)]
+    pub(crate) cgroup: CgroupConfig,
+    #[serde(default)]
+    pub(crate) limits: Limits,
+    #[serde(default)]
+    pub(crate) enforce: Enforce,
+}
+
+impl ContainerConfig {
+    /// What is not said otherwise.
+    fn new(id: InstanceId, rootfs: Rootfs) -> Self {
+        Self {
+            id,
+            ephemeral: false,
+            kill_on_drop: false,
+            rootfs,
+            read_only_root: false,
+            propagation: Propagation::default(),
+            base_mounts: MountSet::default(),
+            mounts: Vec::new(),
+            masked_paths: mounts::MASKED.iter().map(PathBuf::from).collect(),
+            readonly_paths: mounts::READ_ONLY.iter().map(PathBuf::from).collect(),
+            resolv_conf: EtcFile::Keep,
+            hosts: EtcFile::Keep,
+            hostname_file: EtcFile::Keep,
+            args: vec!["/sbin/init".into()],
+            env: vec![("PATH".into(), DEFAULT_PATH.into()), ("container".into(), "stockade".into())],
+            cwd: "/".into(),
+            user: User::default(),
+            umask: Umask::default(),
+            rlimits: BTreeMap::new(),
+            oom_score_adj: None,
+            personality: Personality::default(),
+            privilege: Privilege::default(),
+            capabilities: None,
+            securebits: Securebits::default(),
+            no_new_privs: false,
+            seccomp: SeccompConfig::default(),
+            namespaces: NamespaceSet::default(),
+            idmap: IdMapConfig::default(),
+            hostname: None,
+            domainname: None,
+            sysctls: Vec::new(),
+            cgroup: CgroupConfig::default(),
+            limits: Limits::default(),
+            enforce: Enforce::default(),
+        }
+    }
+
+    /// Begins the configuration of the container `name`, or `project/name`.
+    pub fn builder(name: impl Into<String>) -> ContainerBuilder {
+        ContainerBuilder::new(name.into())
+    }
+
+    /// The same configuration for another name: after a rename.
+    pub(crate) fn with_id(mut self, id: InstanceId) -> Self {
+        self.id = id;
+        self
+    }
+
+    /// Where its record is kept.
+    pub(crate) fn durability(&self) -> Durability {
+        if self.ephemeral { Durability::Ephemeral } else { Durability::Durable }
+    }
+}
+
+impl Serialize for ContainerConfig {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        Self::serialize(self, s)
+    }
+}
+
+impl<'de> Deserialize<'de> for ContainerConfig {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let config = Self::deserialize(d)?;
+        let problems = check::problems(&config);
+        if problems.is_empty() { Ok(config) } else { Err(serde::de::Error::custom(check::list(&problems))) }
+    }
+}
+
+/// Descriptors cannot be stored. A record of a run has in their place a path that says so and never exists, so
+/// that a later start from the record fails with a clear error instead of joining something else.
+fn without_descriptors<S: Serializer>(set: &NamespaceSet, s: S) -> Result<S::Ok, S::Error> {
+    let is_fd = |source: &NamespaceSource| matches!(source, NamespaceSource::Join(Target::Fd(_)));
+    if !set.iter().any(|(_, source)| is_fd(source)) {
+        return set.serialize(s);
+    }
+    let mut kept = set.clone();
+    for kind in NamespaceKind::ALL.into_iter().filter(|kind| is_fd(set.get(*kind))) {
+        let lost = Target::Path(format!("/proc/0/descriptor-was-not-stored/{kind}").into());
+        kept = kept.with(kind, NamespaceSource::Join(lost));
+    }
+    kept.serialize(s)
+}
+
+impl sealed::Sealed for ContainerConfig {}
+
+impl fmt::Debug for ContainerConfig {
+    /// Values of environment variables are left out: they may be secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.env.iter().map(|(name, _)| name).collect();
+        f.debug_struct("ContainerConfig")
+            .field("id", &self.id)
+            .field("ephemeral", &self.ephemeral)
+            .field("rootfs", &self.rootfs)
+            .field("args", &self.args)
+            .field("env", &names)
+            .field("cwd", &self.cwd)
+            .field("user", &self.user)
+            .field("privilege", &self.privilege)
+            .field("namespaces", &self.namespaces)
+            .field("idmap", &self.idmap)
+            .field("mounts", &self.mounts)
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,341 @@
+//! Starting a container: what the host does around the child. The child's part is in [`plan`].
+//!
+//! ```text
+//! own namespaces only            own user namespace, or limits       shared namespaces (pods)
+//!   queue the plan                 clone3, child waits                 queue the plan, clone3 plain
+//!   clone3(NEW*, cgroup)           write id maps, limits               child: setns, clone3(NEW*, cgroup)
+//!                                  send the plan, id-mapped trees      write id maps, limits; open the barrier
+//!                          -> wait for the marker and for end of file <-
+//! ```
+//! A limit that can kill is written only once the child has memory of its own.
+
+mod descriptors;
+mod plan;
+mod root;
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+use rustix::process::Pid;
+
+use self::descriptors::Descriptors;
+use self::plan::{Parts, Users};
+use super::config::{ContainerConfig, EtcFile, Network};
+use super::streams::Sources;
+use super::tail::{Settings, Tail};
+use crate::caps::{CapSet, Capability};
+use crate::cgroup::{Cgroup, Skipped};
+use crate::error::{Error, ErrorKind, Result};
+use crate::fault::Fault;
+use crate::idmap::{IdKind, IdMap};
+use crate::namespaces::{Namespace, NamespaceKind};
+use crate::op::{Cancel, Deadline};
+use crate::runtime::Host;
+use crate::spawn::{Launch, Plan, Running, Spec, Started, Strategy};
+
+/// Everything that a start needs to know.
+#[derive(Debug)]
+pub(super) struct Request<'a> {
+    pub(super) host: &'a Host,
+    pub(super) config: &'a ContainerConfig,
+    /// The map of the container's user namespace; `None` where that is the host's.
+    pub(super) id_map: Option<&'a IdMap>,
+    /// Fresh and empty.
+    pub(super) cgroup: Option<&'a Cgroup>,
+    /// The namespaces to join, in that order.
+    pub(super) joins: Vec<Namespace>,
+    /// The instance's own directory for an overlay's changes.
+    pub(super) upper: Option<PathBuf>,
+    /// Directories of the runtime, hidden from a container of the host's own files.
+    pub(super) runtime_dirs: [&'a Path; 2],
+    pub(super) strategy: Strategy,
+    pub(super) deadline: Deadline,
+    pub(super) cancel: Option<Cancel>,
+    pub(super) fault: Option<Fault>,
+}
+
+/// A container that runs.
+#[derive(Debug)]
+pub(super) struct Up {
+    pub(super) running: Running,
+    /// Limits that were not set, where the caller allows that.
+    pub(super) skipped: Vec<Skipped>,
+}
+
+/// Starts the container's first process. On failure nothing of it is left but the cgroup, which is the caller's.
+pub(super) fn start(mut request: Request<'_>, streams: Sources) -> Result<Up> {
+    let joins = std::mem::take(&mut request.joins);
+    if joins.is_empty() { request.start_alone(streams) } else { request.start_joined(streams, joins) }
+}
+
+impl Request<'_> {
+    fn start_alone(&self, streams: Sources) -> Result<Up> {
+        let mut fds = Descriptors::from_slot(0);
+        let parts = self.parts(&mut fds, streams)?;
+        let mut plan = Plan::new(fds.len());
+        self.assemble(&mut plan, &parts)?;
+
+        let spec = Spec {
+            strategy: self.strategy,
+            namespaces: self.clone_flags(),
+            cgroup: self.cgroup.map(AsFd::as_fd),
+            ambient: self.ambient(),
+        };
+        let launch = Launch::new()?;
+        if self.child_comes_first(&fds) {
+            let started = launch.clone(&spec)?;
+            let (userns, skipped) = self.settle(&started, &fds)?;
+            let made = fds.make(userns.as_ref().map(AsFd::as_fd))?;
+            started.send(&plan, &borrow(&made))?;
+            drop(made);
+            self.finish(started, &plan, skipped)
+        } else {
+            let made = fds.make(None)?;
+            launch.send(&plan, &borrow(&made))?;
+            drop(made);
+            let started = launch.clone(&spec)?;
+            self.finish(started, &plan, Vec::new())
+        }
+    }
+
+    /// With namespaces of others: stage-2 joins them in a process of its own and clones the container's from there,
+    /// so that no process with the host's memory is ever among theirs.
+    fn start_joined(&self, streams: Sources, joins: Vec<Namespace>) -> Result<Up> {
+        let joined_users = joins.iter().find(|ns| ns.kind() == NamespaceKind::User);
+        let joined_users = joined_users.map(|ns| ns.as_fd().try_clone_to_owned()).transpose().map_err(dup)?;
+        let mut first = Vec::with_capacity(joins.len() + 1);
+        for ns in &joins {
+            first.push(ns.as_fd());
+        }
+        first.extend(self.cgroup.map(AsFd::as_fd));
+
+        let mut fds = Descriptors::from_slot(first.len() as u8);
+        let parts = self.parts(&mut fds, streams)?;
+        let mut plan = Plan::new(first.len() as u8);
+        plan.prctl("hide this process's memory", libc::PR_SET_DUMPABLE, 0);
+        for (slot, ns) in (0..).zip(&joins) {
+            plan.setns(join_step(ns.kind()), crate::spawn::Fd::Slot(slot), ns.kind().clone_flag());
+        }
+        let cgroup = self.cgroup.map(|_| crate::spawn::Fd::Slot(joins.len() as u8));
+        plan.clone_sibling(self.clone_flags(), cgroup, self.strategy == Strategy::Fork);
+        plan.barrier(fds.len());
+        self.assemble(&mut plan, &parts)?;
+
+        let launch = Launch::new()?;
+        launch.send(&plan, &first)?;
+        let spec = Spec { strategy: self.strategy, namespaces: 0, cgroup: None, ambient: 0 };
+        let mut started = launch.clone(&spec)?;
+        started.wait_sibling(&plan, self.deadline, self.cancel.as_ref())?;
+        let (userns, skipped) = self.settle(&started, &fds)?;
+        let made = fds.make(userns.as_ref().or(joined_users.as_ref()).map(AsFd::as_fd))?;
+        started.go(&borrow(&made))?;
+        drop(made);
+        self.finish(started, &plan, skipped)
+    }
+
+    fn finish(&self, started: Started, plan: &Plan, skipped: Vec<Skipped>) -> Result<Up> {
+        let running = started.wait_exec(plan, self.deadline, self.cancel.as_ref())?;
+        Ok(Up { running, skipped })
+    }
+
+    /// What the plan is made of. Opens directories of the host and changes nothing.
+    fn parts(&self, fds: &mut Descriptors, streams: Sources) -> Result<Parts> {
+        let root = self.root(fds)?;
+        let mounts = self.own_mounts(fds)?;
+        let streams = streams.hand_over(|fd| fds.ready(fd))?;
+        let users = match self.id_map {
+            None => Users::Host,
+            Some(_) if self.groups_allowed() => Users::Mapped,
+            Some(_) => Users::Single,
+        };
+        let etc = [
+            ("resolv.conf", &self.config.resolv_conf),
+            ("hosts", &self.config.hosts),
+            ("hostname", &self.config.hostname_file),
+        ];
+        let etc = etc.into_iter().filter_map(|(name, file)| match file {
+            EtcFile::Content(text) => Some((name, text.clone().into_bytes())),
+            _ => None,
+        });
+        Ok(Parts {
+            users,
+            root,
+            mounts,
+            hidden: self.hidden(),
+            etc: etc.collect(),
+            streams,
+            tail: self.tail(users)?,
+            cgroup2: self.host.has_cgroup2(),
+        })
+    }
+
+    fn assemble(&self, plan: &mut Plan, parts: &Parts) -> Result<()> {
+        plan::build(plan, self.config, parts)?;
+        if let Some(fault) = self.fault {
+            fault.inject(plan);
+        }
+        Ok(())
+    }
+
+    fn tail(&self, users: Users) -> Result<Tail> {
+        let groups = users != Users::Single;
+        let held = match users {
+            Users::Host => self.host.permitted(),
+            // Executing stage-2 kept the ambient ones alone.
+            _ if self.ambient() != 0 => CapSet::from_bits_truncate(self.ambient()),
+            _ => CapSet::ALL,
+        };
+        let rlimits = if self.sets_own_rlimits() { self.config.rlimits.iter() } else { Default::default() };
+        let mut tail = Settings::of(self.config).tail(self.host, held, groups)?;
+        tail.rlimits = rlimits.map(|(r, l)| (*r, *l)).collect();
+        Ok(tail)
+    }
+
+    pub(super) fn has_user_namespace(&self) -> bool {
+        self.id_map.is_some()
+    }
+
+    fn is_new(&self, kind: NamespaceKind) -> bool {
+        self.config.namespaces.is_new(kind)
+    }
+
+    /// The kinds that clone3 makes. A time namespace with offsets is the child's own business: once a process is
+    /// in it, its clocks stand.
+    fn clone_flags(&self) -> u64 {
+        let all = self.config.namespaces.clone_flags();
+        if self.config.namespaces.time_offsets.is_zero() {
+            all
+        } else {
+            all & !NamespaceKind::Time.clone_flag()
+        }
+    }
+
+    /// Whether setgroups(2) works in the container's user namespace: the kernel wants it denied where an
+    /// ordinary user maps a single id.
+    fn groups_allowed(&self) -> bool {
+        self.host.is_privileged()
+    }
+
+    /// Without CAP_SYS_RESOURCE outside a process cannot raise its hard limits, so with a user namespace the host
+    /// sets them.
+    fn sets_own_rlimits(&self) -> bool {
+        !self.has_user_namespace()
+    }
+
+    /// Whether the child must be there before the plan can be sent.
+    fn child_comes_first(&self, fds: &Descriptors) -> bool {
+        self.is_new(NamespaceKind::User)
+            || fds.need_user_namespace()
+            || self.config.oom_score_adj.is_some()
+            || (self.cgroup.is_some() && !self.config.limits.controllers().is_empty())
+    }
+
+    /// What the host does to the child while it waits. Gives the user namespace where a tree wants its map.
+    fn settle(&self, started: &Started, fds: &Descriptors) -> Result<(Option<OwnedFd>, Vec<Skipped>)> {
+        let child = started.child()?;
+        if self.is_new(NamespaceKind::User)
+            && let Some(map) = self.id_map
+        {
+            write_id_map(child.id(), map, self.groups_allowed())?;
+        }
+        if !self.sets_own_rlimits() {
+            for (resource, limit) in &self.config.rlimits {
+                set_rlimit(child.pid(), *resource, *limit)?;
+            }
+        }
+        if let Some(value) = self.config.oom_score_adj {
+            let path = format!("/proc/{}/oom_score_adj", child.id());
+            write_proc("set oom_score_adj", &path, &value.get().to_string()).map_err(|e| {
+                if e.errno() == Some(libc::EACCES) { e.hint("lowering it needs CAP_SYS_RESOURCE") } else { e }
+            })?;
+        }
+        let skipped = match self.cgroup {
+            Some(cgroup) if !self.config.limits.controllers().is_empty() => {
+                cgroup.apply(&self.config.limits, self.config.enforce)?
+            }
+            _ => Vec::new(),
+        };
+        let userns = if fds.need_user_namespace() && self.is_new(NamespaceKind::User) {
+            Some(started.user_namespace()?)
+        } else {
+            None
+        };
+        Ok((userns, skipped))
+    }
+
+    /// The capabilities that stage-2 needs and that executing it would take away: in a new user namespace no id is
+    /// mapped yet, so it does not run as root. Each costs a system call, so the list is short.
+    fn ambient(&self) -> u64 {
+        use Capability::{
+            Chown, DacOverride, Fowner, NetAdmin, SetGid, SetPcap, SetUid, SysAdmin, SysTime,
+        };
+        let fresh = self.is_new(NamespaceKind::User);
+        if self.strategy == Strategy::Fork || !fresh {
+            return 0;
+        }
+        let mut set = CapSet::of(&[Chown, DacOverride, Fowner, SetGid, SetPcap, SetUid, SysAdmin]);
+        if self.config.network == Network::None || !self.config.sysctls.is_empty() {
+            set = set.insert(NetAdmin);
+        }
+        if !self.config.namespaces.time_offsets.is_zero() {
+            set = set.insert(SysTime);
+        }
+        set.union(Settings::of(self.config).needs_before_exec()).bits()
+    }
+}
+
+fn borrow(fds: &[OwnedFd]) -> Vec<BorrowedFd<'_>> {
+    fds.iter().map(AsFd::as_fd).collect()
+}
+
+fn dup(e: std::io::Error) -> Error {
+    Error::io("duplicate a descriptor", e)
+}
+
+fn join_step(kind: NamespaceKind) -> &'static str {
+    match kind {
+        NamespaceKind::User => "join the user namespace",
+        NamespaceKind::Pid => "join the pid namespace",
+        NamespaceKind::Net => "join the network namespace",
+        NamespaceKind::Ipc => "join the ipc namespace",
+        NamespaceKind::Uts => "join the uts namespace",
+        NamespaceKind::Cgroup => "join the cgroup namespace",
+        NamespaceKind::Time => "join the time namespace",
+        _ => "join the mount namespace",
+    }
+}
+
+/// Writes the maps of a process's new user namespace (`user_namespaces(7)`).
+fn write_id_map(pid: u32, map: &IdMap, groups: bool) -> Result<()> {
+    if !groups {
+        write_proc("deny setgroups", &format!("/proc/{pid}/setgroups"), "deny")?;
+    }
+    for kind in [IdKind::Uid, IdKind::Gid] {
+        let path = format!("/proc/{pid}/{}", kind.map_file());
+        write_proc("write the id map", &path, &map.kernel_text(kind)).map_err(|e| match e.errno() {
+            Some(libc::EPERM) => e.hint(
+                "a map of other ids than one's own needs CAP_SETUID and CAP_SETGID, \
+                 and the ids must be mapped in this process's own user namespace",
+            ),
+            _ => e,
+        })?;
+    }
+    Ok(())
+}
+
+fn write_proc(what: &'static str, path: &str, text: &str) -> Result<()> {
+    crate::sys::fd::write_at(rustix::fs::CWD, path, text.as_bytes()).map_err(|e| Error::sys(what, e).path(path))
+}
+
+fn set_rlimit(pid: Pid, resource: crate::process::Resource, limit: crate::process::Rlimit) -> Result<()> {
+    crate::sys::process::set_rlimit(pid, resource.number(), limit.soft(), limit.hard()).map_err(|errno| {
+        let e = Error::sys("set resource limit", errno).object(resource.name());
+        match errno {
+            Errno::PERM => e.hint("raising a hard limit needs CAP_SYS_RESOURCE on the host"),
+            Errno::INVAL => e.with_kind(ErrorKind::InvalidConfig).detail("the soft limit is above the hard one"),
+            _ => e,
+        }
+    })
+}
+

@@ -1,0 +1,448 @@
+//! From a configuration to the list of operations that makes the container, in the order that works:
+//!
+//! 1. become root of the user namespace; names and loopback of the namespaces;
+//! 2. make mounts private, put the root together, attach it over `/`, `pivot_root`;
+//! 3. mount at absolute paths inside the new root: proc, /dev, the rest, the caller's mounts;
+//! 4. detach the old root (proc and sysfs need it until here), read-only paths, masks;
+//! 5. the tail that exec shares: see [`super::super::tail`].
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::mount::{MountFlags, OpenTreeFlags};
+
+use super::super::config::{BaseMounts, ContainerConfig, EtcFile, Mount as ConfigMount};
+use super::super::tail::{Output, Tail, tail};
+use crate::error::Result;
+use crate::namespaces::{NamespaceKind, NamespaceSource};
+use crate::rootfs::standard::{self as std_fs, INERT};
+use crate::spawn::{Fd, FsConfig, Mount, Plan, Tolerate};
+use crate::sys::mount::{MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY, MountAttr};
+
+const CWD: Fd = Fd::Raw(libc::AT_FDCWD);
+const OPEN_TREE_CLONE: u32 = OpenTreeFlags::OPEN_TREE_CLONE.bits() | OpenTreeFlags::OPEN_TREE_CLOEXEC.bits();
+const RECURSIVE: u32 = OpenTreeFlags::AT_RECURSIVE.bits();
+const AT_RECURSIVE: u32 = 0x8000;
+/// Where files for binding are made: inside the container's /dev, a tmpfs of its own.
+const ETC_DIR: &str = "/dev/.stockade";
+
+/// A directory of the host as the plan gets it.
+#[derive(Clone, Debug)]
+pub(super) enum Tree {
+    /// A detached tree that the parent made.
+    Given(Fd),
+    /// A path that the child opens itself, with the rights of the user who started it.
+    Path(PathBuf),
+}
+
+/// Where an overlay's changes go.
+#[derive(Clone, Debug)]
+pub(super) enum Upper {
+    /// A directory that holds `upper` and `work`.
+    Dir(Tree),
+    /// A tmpfs that the child makes; gone with the container.
+    Memory,
+}
+
+/// What the root is put together from.
+#[derive(Clone, Debug)]
+pub(super) enum Root {
+    Dir(Tree),
+    Overlay { lower: Vec<Tree>, upper: Upper },
+}
+
+/// How the user namespace looks from inside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Users {
+    /// The host's: the container is privileged.
+    Host,
+    /// One in which all groups may be set.
+    Mapped,
+    /// One of a single id, where setgroups(2) is denied and group `tty` has no number.
+    Single,
+}
+
+/// Everything that the plan is made from beside the configuration.
+#[derive(Debug)]
+pub(super) struct Parts {
+    pub(super) users: Users,
+    pub(super) root: Root,
+    /// The caller's mounts, in order: a bind's tree, or nothing for a tmpfs.
+    pub(super) mounts: Vec<Option<(Tree, bool)>>,
+    /// Paths that the container must not see, for a root made of the host's files.
+    pub(super) hidden: Vec<String>,
+    pub(super) etc: Vec<(EtcFile, Vec<u8>)>,
+    pub(super) output: Output,
+    pub(super) tail: Tail,
+    /// Whether there is a cgroup2 mount to be had.
+    pub(super) cgroup2: bool,
+}
+
+/// Adds to `plan` everything from becoming root to the program.
+pub(super) fn build(plan: &mut Plan, config: &ContainerConfig, parts: &Parts) -> Result<()> {
+    Builder { plan, config, parts, old_root: None, at_old_root: false }.build()
+}
+
+struct Builder<'a> {
+    plan: &'a mut Plan,
+    config: &'a ContainerConfig,
+    parts: &'a Parts,
+    /// The host's root, for what has to come from it.
+    old_root: Option<Fd>,
+    at_old_root: bool,
+}
+
+impl Builder<'_> {
+    fn build(mut self) -> Result<()> {
+        self.identity();
+        self.root();
+        if self.config.base_mounts == BaseMounts::Standard {
+            self.base_mounts();
+        }
+        self.own_mounts();
+        self.etc_files();
+        for (path, value) in self.config.sysctl_files() {
+            self.plan.write_file("set sysctl", &path, value.as_bytes());
+        }
+        self.plan.detach_old_root();
+        self.seal();
+        self.plan.setsid();
+        tail(self.plan, &self.parts.output, &self.parts.tail)
+    }
+
+    fn user_namespace(&self) -> bool {
+        self.parts.users != Users::Host
+    }
+
+    fn is_new(&self, kind: NamespaceKind) -> bool {
+        self.config.namespaces.is_new(kind)
+    }
+
+    fn identity(&mut self) {
+        if self.config.namespaces.time == NamespaceSource::New && !self.config.namespaces.time_offsets.is_zero() {
+            self.plan.unshare("make a time namespace", NamespaceKind::Time.clone_flag());
+            let offsets = self.config.namespaces.time_offsets.proc_text();
+            self.plan.write_file("set clock offsets", "/proc/self/timens_offsets", offsets.as_bytes());
+        }
+        if self.user_namespace() {
+            self.plan.set_ids("become root of the user namespace", 0, 0);
+            if self.parts.users == Users::Mapped {
+                self.plan.set_groups(&[]);
+            }
+            self.plan.clear_ambient();
+        }
+        self.plan.umask(0);
+        if let Some(name) = &self.config.hostname {
+            self.plan.set_hostname(name);
+        }
+        if let Some(name) = &self.config.domainname {
+            self.plan.set_domainname(name);
+        }
+        if self.is_new(NamespaceKind::Net) && self.config.loopback() {
+            self.plan.loopback_up();
+        }
+    }
+
+    // --- the root -----------------------------------------------------------------------------------------
+
+    fn root(&mut self) {
+        self.plan.propagation("make the host's mounts private", "/", self.config.propagation.host_flags());
+        if self.needs_old_root() {
+            let flags = (rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY).bits();
+            self.old_root = Some(self.plan.open("open the host's root", "/", flags));
+        }
+        let root = match &self.parts.root {
+            Root::Dir(tree) => self.tree("open the root file system", tree),
+            Root::Overlay { lower, upper } => self.overlay(lower, upper),
+        };
+        self.plan.move_mount("attach the root file system", root, "/");
+        self.plan.pivot_root(root);
+        if let Some(flags) = self.config.propagation.own_flags() {
+            self.plan.propagation("set the propagation of the root", "/", flags);
+        }
+    }
+
+    fn needs_old_root(&self) -> bool {
+        let standard = self.config.base_mounts == BaseMounts::Standard;
+        (standard && (self.user_namespace() || !self.own_sysfs()))
+            || self.parts.mounts.iter().flatten().any(|(tree, _)| matches!(tree, Tree::Path(_)))
+    }
+
+    /// A tree as a descriptor in the child, before pivot_root.
+    fn tree(&mut self, what: &'static str, tree: &Tree) -> Fd {
+        match tree {
+            Tree::Given(fd) => *fd,
+            Tree::Path(path) => {
+                // Not to take the mounts below would show what they hide, which the kernel refuses here.
+                let fd = self.plan.open_tree(what, CWD, path.as_os_str().as_bytes(), OPEN_TREE_CLONE | RECURSIVE);
+                let attr = MountAttr { set: MOUNT_ATTR_NODEV, ..MountAttr::default() };
+                self.plan.mount_setattr("set the flags of the root file system", fd, &attr, AT_RECURSIVE);
+                fd
+            }
+        }
+    }
+
+    /// Mounts an overlay. Its layers are attached to a scratch directory first: overlayfs takes layers with an id
+    /// map only from this mount namespace. The scratch mount goes with the old root.
+    fn overlay(&mut self, lower: &[Tree], upper: &Upper) -> Fd {
+        let scratch = self.plan.fsopen("make a scratch file system", "tmpfs");
+        self.plan.fsconfig("make a scratch file system", scratch, FsConfig::Create);
+        let scratch =
+            self.plan.fsmount("make a scratch file system", scratch, MOUNT_ATTR_NODEV | MOUNT_ATTR_NOSUID);
+        self.plan.move_mount("attach the scratch file system", scratch, "/");
+        // Paths of the host are opened while the working directory is still the host's.
+        let lower: Vec<Fd> = lower.iter().map(|t| self.tree("open a layer", t)).collect();
+        let upper_dir = match upper {
+            Upper::Dir(tree) => Some(self.tree("open the upper directory", tree)),
+            Upper::Memory => None,
+        };
+        self.plan.fchdir("enter the scratch file system", scratch);
+        let mut names = Vec::with_capacity(lower.len());
+        for (i, fd) in lower.into_iter().enumerate() {
+            let name = format!("l{i}");
+            self.plan.mkdir("make the place of a layer", &name, 0o755);
+            self.plan.move_mount("attach a layer", fd, &name);
+            names.push(name);
+        }
+        self.plan.mkdir("make the place of the changes", "u", 0o755);
+        match upper_dir {
+            Some(fd) => self.plan.move_mount("attach the upper directory", fd, "u"),
+            None => {
+                self.plan.mkdir("make the upper directory", "u/upper", 0o755);
+                self.plan.mkdir("make the work directory", "u/work", 0o700);
+            }
+        }
+        let fs = self.plan.fsopen("open overlayfs", "overlay");
+        self.plan.fsconfig("set the overlay's layers", fs, FsConfig::Text("lowerdir", &names.join(":")));
+        self.plan.fsconfig("set the overlay's upper directory", fs, FsConfig::Text("upperdir", "u/upper"));
+        self.plan.fsconfig("set the overlay's work directory", fs, FsConfig::Text("workdir", "u/work"));
+        if self.user_namespace() {
+            self.plan.fsconfig("let the overlay use user xattrs", fs, FsConfig::Flag("userxattr"));
+        }
+        self.plan.fsconfig("put the overlay together", fs, FsConfig::Create);
+        let root = self.plan.fsmount("mount the overlay", fs, MOUNT_ATTR_NODEV);
+        self.plan.check_writable("check the overlay", root);
+        root
+    }
+
+    // --- below the root -----------------------------------------------------------------------------------
+
+    fn base_mounts(&mut self) {
+        self.proc();
+        self.dev();
+        self.plan.mount(&Mount {
+            what: "mount devpts",
+            source: "devpts",
+            target: "/dev/pts",
+            fstype: "devpts",
+            flags: std_fs::PTS_FLAGS,
+            data: if self.parts.users == Users::Single { std_fs::PTS_DATA } else { std_fs::PTS_DATA_GROUP },
+        });
+        self.plan.mount(&Mount {
+            what: "mount /dev/shm",
+            source: "shm",
+            target: "/dev/shm",
+            fstype: "tmpfs",
+            flags: INERT,
+            data: std_fs::SHM_DATA,
+        });
+        if self.is_new(NamespaceKind::Ipc) {
+            self.plan.mount(&Mount {
+                what: "mount mqueue",
+                source: "mqueue",
+                target: "/dev/mqueue",
+                fstype: "mqueue",
+                flags: INERT,
+                data: "",
+            });
+        }
+        self.sysfs();
+        if self.parts.cgroup2 && self.own_sysfs() && self.is_new(NamespaceKind::Cgroup) {
+            self.plan.mount(&Mount {
+                what: "mount cgroup2",
+                source: "cgroup",
+                target: "/sys/fs/cgroup",
+                fstype: "cgroup2",
+                flags: INERT | MountFlags::RDONLY,
+                data: "",
+            });
+        }
+    }
+
+    fn proc(&mut self) {
+        let own = self.is_new(NamespaceKind::Pid) || !self.user_namespace();
+        let joined = matches!(self.config.namespaces.pid, NamespaceSource::Join(_));
+        if own || joined {
+            self.plan.mount_top(&Mount {
+                what: "mount proc",
+                source: "proc",
+                target: "/proc",
+                fstype: "proc",
+                flags: INERT,
+                data: "",
+            });
+        } else {
+            // Only the owner of a pid namespace may mount its proc.
+            self.bind_from_host("bind the host's /proc", "proc", "/proc");
+        }
+    }
+
+    fn dev(&mut self) {
+        self.plan.mount_top(&Mount {
+            what: "mount /dev",
+            source: "tmpfs",
+            target: "/dev",
+            fstype: "tmpfs",
+            flags: std_fs::DEV_FLAGS,
+            data: std_fs::DEV_DATA,
+        });
+        if self.user_namespace() {
+            // No mknod in a user namespace: the host's own nodes are bound over empty files.
+            self.enter_old_root();
+            for d in std_fs::DEVICES {
+                self.plan.mknod("make the place of a device", d.path, 0o100_666, 0);
+                self.plan.mount(&Mount {
+                    what: "bind device",
+                    source: &d.path[1..],
+                    target: d.path,
+                    fstype: "",
+                    flags: MountFlags::BIND,
+                    data: "",
+                });
+            }
+        } else {
+            for d in std_fs::DEVICES {
+                self.plan.mknod("make device", d.path, std_fs::DEVICE_MODE, libc::makedev(d.major, d.minor));
+            }
+        }
+        for (target, path) in std_fs::LINKS {
+            self.plan.symlink(target, path);
+        }
+        for dir in std_fs::DIRS {
+            self.plan.mkdir("make directory", dir, 0o755);
+        }
+    }
+
+    /// Whether the container may mount a sysfs of its own: it shows the network namespace's devices, and only the
+    /// owner of that may mount it.
+    fn own_sysfs(&self) -> bool {
+        self.config.namespaces.net != NamespaceSource::Host || !self.user_namespace()
+    }
+
+    fn sysfs(&mut self) {
+        if self.own_sysfs() {
+            self.plan.mount_top(&Mount {
+                what: "mount sysfs",
+                source: "sysfs",
+                target: "/sys",
+                fstype: "sysfs",
+                flags: INERT | MountFlags::RDONLY,
+                data: "",
+            });
+            return;
+        }
+        self.bind_from_host("bind the host's /sys", "sys", "/sys");
+        let attr = MountAttr { set: MOUNT_ATTR_RDONLY, ..MountAttr::default() };
+        self.plan.mount_setattr_path("make /sys read-only", "/sys", &attr, AT_RECURSIVE);
+    }
+
+    fn enter_old_root(&mut self) {
+        if let Some(fd) = self.old_root {
+            self.plan.fchdir("enter the host's root", fd);
+        }
+    }
+
+    /// Binds `source`, relative to the host's root, with everything below.
+    fn bind_from_host(&mut self, what: &'static str, source: &str, target: &str) {
+        self.plan.mkdir("make the place of a mount", target, 0o755);
+        self.plan.tolerate(Tolerate::Existing);
+        self.enter_old_root();
+        let flags = MountFlags::BIND | MountFlags::REC;
+        self.plan.mount(&Mount { what, source, target, fstype: "", flags, data: "" });
+    }
+
+    fn own_mounts(&mut self) {
+        if self.config.mounts.is_empty() {
+            return;
+        }
+        let mounts = self.config.mounts.iter().zip(&self.parts.mounts);
+        for (mount, source) in mounts {
+            let attrs = mount_attrs(mount);
+            let (fd, is_dir) = match (mount, source) {
+                (ConfigMount::Tmpfs(t), _) => (self.tmpfs(t.max_size(), t.top_mode(), attrs), true),
+                (_, Some((Tree::Given(fd), is_dir))) => (*fd, *is_dir),
+                (_, Some((Tree::Path(path), is_dir))) => (self.tree_from_old_root(path, attrs), *is_dir),
+                (_, None) => continue,
+            };
+            let target = mount.target();
+            let kernel_files = target.starts_with("/proc") || target.starts_with("/sys");
+            self.plan.chdir("enter the root", "/");
+            self.plan.attach("attach mount", fd, target.as_os_str().as_bytes(), is_dir, kernel_files);
+        }
+    }
+
+    fn tmpfs(&mut self, size: Option<u64>, mode: u32, attrs: u64) -> Fd {
+        let what = "make a tmpfs";
+        let fs = self.plan.fsopen(what, "tmpfs");
+        self.plan.fsconfig(what, fs, FsConfig::Text("mode", &format!("{mode:o}")));
+        if let Some(size) = size {
+            self.plan.fsconfig(what, fs, FsConfig::Text("size", &size.to_string()));
+        }
+        self.plan.fsconfig(what, fs, FsConfig::Create);
+        self.plan.fsmount(what, fs, attrs)
+    }
+
+    /// A tree of the host by its path, opened after pivot_root.
+    fn tree_from_old_root(&mut self, path: &Path, attrs: u64) -> Fd {
+        let relative = path.strip_prefix("/").unwrap_or(path);
+        let dir = self.old_root.unwrap_or(CWD);
+        let what = "open the source of a mount";
+        let fd = self.plan.open_tree(what, dir, relative.as_os_str().as_bytes(), OPEN_TREE_CLONE | RECURSIVE);
+        let attr = MountAttr { set: attrs, ..MountAttr::default() };
+        self.plan.mount_setattr("set the flags of a mount", fd, &attr, AT_RECURSIVE);
+        fd
+    }
+
+    /// Puts generated files over those of the image, by binds: the image stays as it is.
+    fn etc_files(&mut self) {
+        if self.parts.etc.is_empty() {
+            return;
+        }
+        self.plan.mkdir("make the place of generated files", ETC_DIR, 0o755);
+        self.plan.tolerate(Tolerate::Existing);
+        self.plan.chdir("enter the root", "/");
+        for (file, content) in &self.parts.etc {
+            let made = format!("{ETC_DIR}/{}", file.name());
+            self.plan.create_file("write a generated file", &made, content, 0o644);
+            let tree = self.plan.open_tree("open a generated file", CWD, &made, OPEN_TREE_CLONE);
+            self.plan.attach("attach a generated file", tree, file.path().as_bytes(), false, false);
+        }
+    }
+
+    /// Takes away what the payload must not reach.
+    fn seal(&mut self) {
+        for path in &self.parts.hidden {
+            self.plan.mask_path(path);
+        }
+        for path in &self.config.readonly_paths {
+            self.plan.read_only_path(path);
+        }
+        for path in &self.config.masked_paths {
+            self.plan.mask_path(path);
+        }
+        if self.config.read_only_root {
+            let attr = MountAttr { set: MOUNT_ATTR_RDONLY, ..MountAttr::default() };
+            self.plan.mount_setattr_path("make the root read-only", "/", &attr, 0);
+        }
+    }
+}
+
+/// The `MOUNT_ATTR_*` flags of a mount.
+pub(super) fn mount_attrs(mount: &ConfigMount) -> u64 {
+    let o = mount.options();
+    let flag = |on: bool, bit: u64| if on { bit } else { 0 };
+    flag(o.read_only, MOUNT_ATTR_RDONLY)
+        | flag(o.nosuid, MOUNT_ATTR_NOSUID)
+        | flag(o.nodev, MOUNT_ATTR_NODEV)
+        | flag(o.noexec, MOUNT_ATTR_NOEXEC)
+}
