@@ -1,2 +1,59 @@
-//! Project tasks.
-fn main() {}
+//! Project tasks: `cargo xtask setup`, `cargo xtask test`, `cargo xtask bench-peers`.
+
+mod args;
+mod bench;
+mod debian;
+mod fixtures;
+mod package;
+mod paths;
+mod setup;
+mod sh;
+mod test;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+usage: cargo xtask TASK
+
+  setup                   install what is lacking (Debian, as root) and make the test fixtures
+  test [--quick] [--no-skip]
+                          setup, then format, lints, documentation, package and all tests
+                          --quick: format, lints and tests alone, with the fixtures that are there
+                          --no-skip: a skipped test fails
+  bench-peers [--json] [--n N] [--only ROW,ROW...]
+                          Stockade, the floor and the installed peers, interleaved (as root)
+";
+
+/// Errors are sentences for the person at the terminal.
+type Result<T = (), E = String> = std::result::Result<T, E>;
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    match run(&words) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("xtask: FAILED: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(words: &[String]) -> Result {
+    let Some((task, rest)) = words.split_first() else {
+        return Err(format!("no task named\n{USAGE}"));
+    };
+    match task.as_str() {
+        "setup" => {
+            args::Args::new(rest).done()?;
+            setup::run(setup::Wanted::Everything)
+        }
+        "test" => test::run(args::Args::new(rest)),
+        "bench-peers" => bench::run(args::Args::new(rest)),
+        bench::INNER => bench::inner(args::Args::new(rest)),
+        "help" | "--help" | "-h" => {
+            print!("{USAGE}");
+            Ok(())
+        }
+        other => Err(format!("no task `{other}`\n{USAGE}")),
+    }
+}
