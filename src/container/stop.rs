@@ -50,7 +50,9 @@ impl Container {
             Run::Ended { .. } => return Ok(()),
             Run::Deleted => return Err(self.gone()),
             Run::Never => {
-                return Err(Error::new(ErrorKind::InvalidState, "stop").detail("the container is not running"));
+                return Err(
+                    Error::new(ErrorKind::InvalidState, "stop").detail("the container is not running")
+                );
             }
         };
         self.force_stop(&live, deadline, cancel)

@@ -55,7 +55,7 @@ impl RuntimeBuilder {
         self
     }
 
-    /// Sets the cgroup in which the instances' cgroups are made, as a path below the cgroup2 mount. Unless told
+    /// Sets the cgroup in which the instances' cgroups are made, as an absolute path (`/sys/fs/cgroup/...`). Unless told
     /// otherwise it is this process's own.
     pub fn cgroup(mut self, path: impl Into<PathBuf>) -> Self {
         self.cgroup = Some(path.into());

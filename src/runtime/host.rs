@@ -16,7 +16,14 @@ pub(crate) struct Host {
     uid: u32,
     gid: u32,
     strategy: Strategy,
-    cgroup: Result<(Hierarchy, Cgroup), String>,
+    cgroup: Result<Cgroups, String>,
+}
+
+#[derive(Debug)]
+struct Cgroups {
+    hierarchy: Hierarchy,
+    /// Where the instances' cgroups go, if not in this process's own.
+    chosen: Option<Cgroup>,
 }
 
 impl Host {
@@ -26,8 +33,10 @@ impl Host {
         let clones_mounts =
             permitted.contains(Capability::SysAdmin) && clone_tree(root(), "/", false).is_ok();
         let cgroup = match (Hierarchy::detect(), cgroup) {
-            (Ok(h), Some(path)) => h.open(path).map(|cg| Ok((h, cg)))?,
-            (Ok(h), None) => h.open(h.own().path()).map(|cg| (h, cg)).map_err(|e| e.to_string()),
+            (Ok(hierarchy), path) => {
+                let chosen = path.map(|p| hierarchy.open(p)).transpose()?;
+                Ok(Cgroups { hierarchy, chosen })
+            }
             (Err(e), Some(_)) => return Err(e),
             (Err(e), None) => Err(e.to_string()),
         };
@@ -71,15 +80,16 @@ impl Host {
 
     /// The cgroup that the instances' cgroups are made in.
     pub(crate) fn cgroup(&self) -> Result<&Cgroup> {
-        Ok(&self.cgroup2()?.1)
+        let cgroups = self.cgroup2()?;
+        Ok(cgroups.chosen.as_ref().unwrap_or(cgroups.hierarchy.own()))
     }
 
-    /// A cgroup by its path below the cgroup2 mount.
+    /// A cgroup by the path that [`Cgroup::path`] gave.
     pub(crate) fn open_cgroup(&self, path: &str) -> Result<Cgroup> {
-        self.cgroup2()?.0.open(std::path::Path::new(path))
+        self.cgroup2()?.hierarchy.open(std::path::Path::new(path))
     }
 
-    fn cgroup2(&self) -> Result<&(Hierarchy, Cgroup)> {
+    fn cgroup2(&self) -> Result<&Cgroups> {
         self.cgroup.as_ref().map_err(|why| {
             Error::new(crate::ErrorKind::Unsupported, "find the cgroup of this process")
                 .detail(why.clone())

@@ -233,8 +233,9 @@ impl Plan {
         self.none("pivot_root", code::PIVOT_ROOT, [root.encode(), 0, 0, 0, 0]);
     }
 
-    pub(crate) fn detach_old_root(&mut self) {
-        self.none("detach the old root", code::DETACH_OLD_ROOT, [0; 5]);
+    /// Unmounts, lazily, what was mounted last over the root, and goes there.
+    pub(crate) fn detach_top(&mut self, what: &'static str) {
+        self.none(what, code::DETACH_TOP, [0; 5]);
     }
 
     fn mount_with(&mut self, op: u16, m: &Mount<'_>) {

@@ -53,7 +53,7 @@ fn row(op: u16) -> (&'static str, &'static [Arg]) {
         code::MOUNT_SETATTR => ("mount_setattr", &[Fd("mount"), Attr, Hex("flags")]),
         code::MOVE_MOUNT => ("move_mount", &[Fd("mount"), Text("to")]),
         code::PIVOT_ROOT => ("pivot_root", &[Fd("root")]),
-        code::DETACH_OLD_ROOT => ("detach_old_root", &[]),
+        code::DETACH_TOP => ("detach_top", &[]),
         code::MOUNT => ("mount", &[Text("source"), Text("target"), Text("type"), Hex("flags"), Text("data")]),
         code::MOUNT_TOP => {
             ("mount_top", &[Text("source"), Text("target"), Text("type"), Hex("flags"), Text("data")])

@@ -26,13 +26,14 @@ fn id(s: &str) -> InstanceId {
 fn run_record() -> RunRecord {
     RunRecord {
         pid: 42,
-        start_time_ticks: 7,
+        start_time_ticks: Some(7),
         pidfd_inode: Some(9),
         boot_id: "b".into(),
         cgroup_path: Some("a/b".into()),
         cgroup_id: None,
         started_at: UNIX_EPOCH + Duration::from_millis(1_700_000_000_123),
         exit: None,
+        skipped: Vec::new(),
     }
 }
 

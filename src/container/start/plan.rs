@@ -106,7 +106,7 @@ impl Builder<'_> {
         for sysctl in &self.config.sysctls {
             self.plan.write_file("set sysctl", &sysctl.path().to_string_lossy(), sysctl.value().as_bytes());
         }
-        self.plan.detach_old_root();
+        self.plan.detach_top("detach the old root");
         self.seal();
         self.plan.setsid();
         tail(self.plan, &self.parts.streams, &self.parts.tail);
@@ -197,7 +197,8 @@ impl Builder<'_> {
     }
 
     /// Mounts an overlay. Its layers are attached to a scratch directory first: overlayfs takes layers with an id
-    /// map only from this mount namespace. The scratch mount goes with the old root.
+    /// map only from this mount namespace. It keeps copies of its own, so the scratch mount goes right after. Were
+    /// it left over the old root, detaching "the top" later would take it away and leave the host's root.
     fn overlay(&mut self, lower: &[Tree], upper: &Upper) -> Fd {
         let scratch = self.plan.fsopen("make a scratch file system", "tmpfs");
         self.plan.fsconfig("make a scratch file system", scratch, FsConfig::Create);
@@ -235,6 +236,7 @@ impl Builder<'_> {
         }
         self.plan.fsconfig("put the overlay together", fs, FsConfig::Create);
         let root = self.plan.fsmount("mount the overlay", fs, MOUNT_ATTR_NODEV);
+        self.plan.detach_top("detach the scratch file system");
         self.plan.check_writable("check the overlay", root);
         root
     }

@@ -140,8 +140,8 @@ pub(crate) mod code {
     pub(crate) const MOVE_MOUNT: u16 = 0x43;
     /// root mount fd: fchdir, then pivot_root(".", ".")
     pub(crate) const PIVOT_ROOT: u16 = 0x44;
-    /// Unmounts what pivot_root left over the new root.
-    pub(crate) const DETACH_OLD_ROOT: u16 = 0x45;
+    /// Unmounts what lies on top of the root.
+    pub(crate) const DETACH_TOP: u16 = 0x45;
     /// @source, @target, @type, flags, @data
     pub(crate) const MOUNT: u16 = 0x46;
     /// As MOUNT, on a directory directly below the root that must not be a link, made if missing.

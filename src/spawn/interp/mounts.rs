@@ -64,7 +64,7 @@ impl Interp {
                     0 => sys3(nr::PIVOT_ROOT, c".".as_ptr() as usize, c".".as_ptr() as usize, 0),
                     ret => ret,
                 },
-                code::DETACH_OLD_ROOT => detach_old_root(),
+                code::DETACH_TOP => detach_top(),
                 code::MOUNT => self.mount(self.at(b) as usize, a, c, d, e),
                 code::MOUNT_TOP => self.mount_top(b, a, c, d, e),
                 code::READ_ONLY => self.read_only(self.at(a) as usize),
@@ -273,9 +273,9 @@ unsafe fn make_one(path: *mut u8, len: usize, directory: bool) -> isize {
     }
 }
 
-unsafe fn detach_old_root() -> isize {
+unsafe fn detach_top() -> isize {
     let root = c"/".as_ptr() as usize;
-    // SAFETY: constants. The old root lies over the new one, so `.` after chdir is what to unmount.
+    // SAFETY: constants. umount2 takes what is mounted last on `.`, which after chdir is the root.
     unsafe {
         let ret = sys1(nr::CHDIR, root);
         if ret < 0 {
