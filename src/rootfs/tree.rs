@@ -61,7 +61,9 @@ pub(crate) fn detach(
                 .detail("its file system, or one mounted below it, cannot be mounted with an id map")
                 .hint("ext4, xfs, btrfs and (since Linux 6.3) tmpfs can; overlayfs cannot"),
             Errno::PERM if id_map.is_some() => e
-                .detail("its mount already has an id map, or the file system belongs to another user namespace")
+                .detail(
+                    "its mount already has an id map, or the file system belongs to another user namespace",
+                )
                 .hint("name the directory by a path on a mount without an id map"),
             _ => e,
         }
@@ -71,10 +73,15 @@ pub(crate) fn detach(
 
 /// Opens a file or directory of the host, for a bind mount; says whether it is a directory.
 pub(crate) fn open_source(what: &'static str, path: &Path) -> Result<(OwnedFd, bool)> {
-    let fd = rustix::fs::openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(|errno| {
-        let e = Error::sys(what, errno).path(path);
-        if errno == Errno::NOENT { e.hint("the source of a bind mount must exist before the container starts") } else { e }
-    })?;
+    let fd =
+        rustix::fs::openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(|errno| {
+            let e = Error::sys(what, errno).path(path);
+            if errno == Errno::NOENT {
+                e.hint("the source of a bind mount must exist before the container starts")
+            } else {
+                e
+            }
+        })?;
     let stat = rustix::fs::fstat(&fd).map_err(|e| Error::sys(what, e).path(path))?;
     let is_dir = rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir();
     Ok((fd, is_dir))
