@@ -52,7 +52,7 @@ fn syscall() -> impl Strategy<Value = Syscall> {
     let all: Vec<Syscall> = Arch::ALL.into_iter().flat_map(Syscall::all).collect();
     prop_oneof![
         9 => prop::sample::select(all),
-        1 => (0..1024_u32).prop_map(|n| Syscall::from_number(n).unwrap()),
+        1 => prop_oneof![0..1024_u32, Just(X32_BIT - 1)].prop_map(|n| Syscall::from_number(n).unwrap()),
     ]
 }
 
@@ -189,7 +189,7 @@ fn the_x32_bit_passes_no_rule() {
 
     let without = Policy::new(Action::Allow).arches([Arch::X86_64]).foreign_arch(Action::Allow);
     let filter = without.rule(deny.clone()).compile().unwrap();
-    for nr in [39, 246, 528, 0, u32::MAX & !X32_BIT] {
+    for nr in [39, 246, 528, 0, !X32_BIT] {
         assert_eq!(filter.decide(&call(nr | X32_BIT)), Action::Errno(38), "{nr}");
     }
 

@@ -6,6 +6,7 @@
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitStatus};
 
+use stockade::caps::CapSet;
 use stockade::seccomp::{Action, Arch, ArgCompare, Compare, Filter, Policy, Rule};
 
 const X32_BIT: i64 = 0x4000_0000;
@@ -108,6 +109,21 @@ fn default_policy_of_system_containers() {
         // No path at the null address: the call ran, and failed for its own reason.
         let ran = call(libc::SYS_umount2, [0, 0, 0, 0, 0, 0]);
         assert!(matches!(ran, Err(libc::EFAULT | libc::EPERM)), "{ran:?}");
+    });
+}
+
+#[test]
+fn default_policy_of_application_containers() {
+    on_a_thread(&Policy::oci_default(CapSet::EMPTY), || {
+        assert_eq!(call(libc::SYS_unshare, [libc::CLONE_NEWUSER as u64, 0, 0, 0, 0, 0]), Err(libc::EPERM));
+        assert_eq!(call(libc::SYS_clone3, [0; 6]), Err(libc::ENOSYS));
+        assert_eq!(call(1023, [0; 6]), Err(libc::ENOSYS));
+        assert_eq!(call(libc::SYS_keyctl, [0; 6]), Err(libc::EPERM));
+        assert_eq!(call(libc::SYS_socket, [40 | 1 << 32, 1, 0, 0, 0, 0]), Err(libc::EPERM));
+        assert_eq!(std::net::UdpSocket::bind("127.0.0.1:0").map(drop).map_err(|e| e.kind()), Ok(()));
+        assert!(std::fs::read_to_string("/proc/self/status").unwrap().contains("Seccomp"));
+        assert_eq!(std::thread::spawn(|| 5).join().unwrap(), 5);
+        assert!(Command::new("true").status().unwrap().success());
     });
 }
 

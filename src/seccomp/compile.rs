@@ -39,6 +39,8 @@ impl Outcome {
 struct Interval {
     start: u32,
     outcome: Outcome,
+    /// How much it counts when the tree is balanced.
+    weight: u64,
 }
 
 pub(super) fn compile(policy: &Policy) -> Result<Vec<BpfInstruction>> {
@@ -100,8 +102,15 @@ fn intervals(policy: &Policy, audit_arch: u32) -> Vec<Interval> {
     let mut out: Vec<Interval> = Vec::new();
     for (start, outcome) in points {
         if out.last().is_none_or(|last| last.outcome != outcome) {
-            out.push(Interval { start, outcome });
+            out.push(Interval { start, outcome, weight: 0 });
         }
+    }
+    let mut end = u32::MAX;
+    for interval in out.iter_mut().rev() {
+        let prepared = end.min(PREPARED) - interval.start.min(PREPARED);
+        // Numbers that are never prepared are x32's and rubbish; they cost at most a few steps more.
+        interval.weight = u64::from(prepared) * 16 + 1;
+        end = interval.start;
     }
     out
 }
@@ -183,15 +192,10 @@ fn search(asm: &mut Assembler, chains: &mut Chains, part: &[Interval]) -> Target
 
 /// Where to cut `part` so that both halves hold about as many numbers that the kernel will look up.
 fn balance(part: &[Interval]) -> usize {
-    let weight = |i: usize| {
-        let end = part.get(i + 1).map_or(u32::MAX, |next| next.start);
-        let prepared = end.min(PREPARED).saturating_sub(part[i].start.min(PREPARED));
-        u64::from(prepared) * 16 + 1
-    };
-    let total: u64 = (0..part.len()).map(weight).sum();
+    let total: u64 = part.iter().map(|i| i.weight).sum();
     let (mut left, mut best, mut best_difference) = (0, 1, u64::MAX);
     for cut in 1..part.len() {
-        left += weight(cut - 1);
+        left += part[cut - 1].weight;
         let difference = left.abs_diff(total - left);
         if difference < best_difference {
             (best, best_difference) = (cut, difference);

@@ -1,5 +1,7 @@
 //! The default policy of application containers: a list of allowed calls, wider with more capabilities.
 
+use crate::caps::{CapSet, Capability};
+
 use super::policy::{Action, ArgCompare, Compare, Policy};
 use super::system::known;
 
@@ -103,44 +105,28 @@ const MACHINE: &str = "\
     arch_prctl breakpoint cacheflush getrandom lsm_get_self_attr lsm_list_modules \
     lsm_set_self_attr modify_ldt olduname oldolduname set_tls get_tls sysinfo uname";
 
-/// What each capability opens, by its bit (`linux/capability.h`).
-const BY_CAPABILITY: &[(u8, &str)] = &[
-    (DAC_READ_SEARCH, "open_by_handle_at"),
-    (SYS_MODULE, "delete_module finit_module init_module"),
-    (SYS_RAWIO, "ioperm iopl"),
-    (SYS_CHROOT, "chroot"),
-    (SYS_PTRACE, "kcmp pidfd_getfd process_madvise process_vm_readv process_vm_writev ptrace"),
-    (SYS_PACCT, "acct"),
+/// What each capability opens.
+const BY_CAPABILITY: &[(Capability, &str)] = &[
+    (Capability::DacReadSearch, "open_by_handle_at"),
+    (Capability::SysModule, "delete_module finit_module init_module"),
+    (Capability::SysRawio, "ioperm iopl"),
+    (Capability::SysChroot, "chroot"),
+    (Capability::SysPtrace, "kcmp pidfd_getfd process_madvise process_vm_readv process_vm_writev ptrace"),
+    (Capability::SysPacct, "acct"),
     (
-        SYS_ADMIN,
+        Capability::SysAdmin,
         "bpf clone clone3 fanotify_init fsconfig fsmount fsopen fspick listns lookup_dcookie \
          mount mount_setattr move_mount open_tree open_tree_attr perf_event_open pivot_root \
          quotactl quotactl_fd setdomainname sethostname setns syslog umount umount2 unshare",
     ),
-    (SYS_BOOT, "reboot"),
-    (SYS_NICE, "get_mempolicy mbind set_mempolicy set_mempolicy_home_node"),
-    (SYS_TIME, "clock_settime clock_settime64 settimeofday stime"),
-    (SYS_TTY_CONFIG, "vhangup"),
-    (SYSLOG, "syslog"),
-    (PERFMON, "perf_event_open"),
-    (BPF, "bpf"),
+    (Capability::SysBoot, "reboot"),
+    (Capability::SysNice, "get_mempolicy mbind set_mempolicy set_mempolicy_home_node"),
+    (Capability::SysTime, "clock_settime clock_settime64 settimeofday stime"),
+    (Capability::SysTtyConfig, "vhangup"),
+    (Capability::Syslog, "syslog"),
+    (Capability::Perfmon, "perf_event_open"),
+    (Capability::Bpf, "bpf"),
 ];
-
-const DAC_READ_SEARCH: u8 = 2;
-const SYS_MODULE: u8 = 16;
-const SYS_RAWIO: u8 = 17;
-const SYS_CHROOT: u8 = 18;
-const SYS_PTRACE: u8 = 19;
-const SYS_PACCT: u8 = 20;
-const SYS_ADMIN: u8 = 21;
-const SYS_BOOT: u8 = 22;
-const SYS_NICE: u8 = 23;
-const SYS_TIME: u8 = 25;
-const SYS_TTY_CONFIG: u8 = 26;
-const AUDIT_WRITE: u8 = 29;
-const SYSLOG: u8 = 34;
-const PERFMON: u8 = 38;
-const BPF: u8 = 39;
 
 /// Linux, Linux with a 2.6 version, both with 32-bit `uname`, and "which one is it".
 const PERSONALITIES: [u32; 5] = [0, 0x0008, 0x0002_0000, 0x0002_0008, 0xffff_ffff];
@@ -156,34 +142,59 @@ const NEW_NAMESPACES: u64 = (libc::CLONE_NEWNS
 
 const NETLINK_AUDIT: u32 = 9;
 
-/// The policy for a container whose bounding set is `caps`, one bit for each capability.
-pub(super) fn for_capabilities(caps: u64) -> Policy {
-    let has = |bit: u8| caps & (1 << bit) != 0;
-    let mut policy = Policy::new(EPERM).unknown(ENOSYS);
+impl Policy {
+    /// The allow list of application containers, for a container whose bounding set is `caps`.
+    ///
+    /// Calls that are not on it get EPERM; numbers that the tables do not know get ENOSYS, so that programs
+    /// made for newer kernels fall back. Each capability opens the calls that it is for: `CAP_SYS_ADMIN` opens
+    /// `mount`, `setns` and `unshare`, among others. Never opened: `kexec_load`, key rings, `io_uring`, `userfaultfd`,
+    /// swap.
+    ///
+    /// Conditions on arguments:
+    /// - `socket`: AF_VSOCK gets EPERM; the audit netlink gets EINVAL without `CAP_AUDIT_WRITE`. On i386 these two
+    ///   can be passed through `socketcall`, whose arguments no filter can see. A policy with
+    ///   [`deny_compat`](Self::deny_compat) has no such gap.
+    /// - `personality`: only Linux, Linux with 32-bit or 2.6 version names, and the query.
+    /// - `clone` without `CAP_SYS_ADMIN`: no new namespaces; `clone3`, whose flags no filter can see, gets ENOSYS.
+    ///
+    /// ```
+    /// use stockade::caps::CapSet;
+    /// use stockade::seccomp::{Filter, Policy};
+    ///
+    /// let filter = Filter::cached(&Policy::oci_default(CapSet::EMPTY))?;
+    /// assert!(filter.len() < 512);
+    /// # Ok::<(), stockade::Error>(())
+    /// ```
+    pub fn oci_default(caps: CapSet) -> Self {
+        let mut policy = Self::new(EPERM).unknown(ENOSYS);
 
-    // First match wins, so the conditions that deny stand before the rules that allow.
-    policy.rules.push(known(EPERM, "socket").when(ArgCompare::low32(0, libc::AF_VSOCK as u32)));
-    if !has(AUDIT_WRITE) {
-        policy.rules.push(
-            known(EINVAL, "socket")
-                .when(ArgCompare::low32(0, libc::AF_NETLINK as u32))
-                .when(ArgCompare::low32(2, NETLINK_AUDIT)),
+        // First match wins, so the conditions that deny stand before the rules that allow.
+        policy.rules.push(known(EPERM, "socket").when(ArgCompare::low32(0, libc::AF_VSOCK as u32)));
+        if !caps.contains(Capability::AuditWrite) {
+            policy.rules.push(
+                known(EINVAL, "socket")
+                    .when(ArgCompare::low32(0, libc::AF_NETLINK as u32))
+                    .when(ArgCompare::low32(2, NETLINK_AUDIT)),
+            );
+        }
+        for persona in PERSONALITIES {
+            policy.rules.push(known(Action::Allow, "personality").when(ArgCompare::low32(0, persona)));
+        }
+        if !caps.contains(Capability::SysAdmin) {
+            let none = ArgCompare::new(0, Compare::MaskedEq(NEW_NAMESPACES), 0);
+            policy.rules.push(known(Action::Allow, "clone").when(none));
+            // Its flags are behind a pointer; with ENOSYS libraries fall back to clone.
+            policy.rules.push(known(ENOSYS, "clone3"));
+        }
+        policy.rules.extend(ALLOWED.iter().map(|names| known(Action::Allow, names)));
+        policy.rules.extend(
+            BY_CAPABILITY
+                .iter()
+                .filter(|(cap, _)| caps.contains(*cap))
+                .map(|(_, names)| known(Action::Allow, names)),
         );
+        policy
     }
-    for persona in PERSONALITIES {
-        policy.rules.push(known(Action::Allow, "personality").when(ArgCompare::low32(0, persona)));
-    }
-    if !has(SYS_ADMIN) {
-        let none = ArgCompare::new(0, Compare::MaskedEq(NEW_NAMESPACES), 0);
-        policy.rules.push(known(Action::Allow, "clone").when(none));
-        // Its flags are behind a pointer; with ENOSYS libraries fall back to clone.
-        policy.rules.push(known(ENOSYS, "clone3"));
-    }
-    policy.rules.extend(ALLOWED.iter().map(|names| known(Action::Allow, names)));
-    policy.rules.extend(
-        BY_CAPABILITY.iter().filter(|(bit, _)| has(*bit)).map(|(_, names)| known(Action::Allow, names)),
-    );
-    policy
 }
 
 #[cfg(test)]
@@ -216,9 +227,9 @@ mod tests {
     #[test]
     fn capabilities_open_their_calls() {
         let native = Arch::native_family()[0];
-        let nothing = for_capabilities(0).compile().unwrap();
-        for (bit, names) in BY_CAPABILITY {
-            let with = for_capabilities(1 << bit).compile().unwrap();
+        let nothing = Policy::oci_default(CapSet::EMPTY).compile().unwrap();
+        for (cap, names) in BY_CAPABILITY {
+            let with = Policy::oci_default(CapSet::of(&[*cap])).compile().unwrap();
             for name in names.split_whitespace() {
                 if Syscall::new(name).unwrap().number(native).is_none() {
                     continue;
@@ -227,14 +238,14 @@ mod tests {
                 let c = call(native, name, [libc::CLONE_NEWUSER as u64, 0, 0, 0, 0, 0]);
                 let closed = if name == "clone3" { ENOSYS } else { EPERM };
                 assert_eq!(nothing.decide(&c), closed, "{name}");
-                assert_eq!(with.decide(&c), Action::Allow, "{name} with {bit}");
+                assert_eq!(with.decide(&c), Action::Allow, "{name} with {cap:?}");
             }
         }
     }
 
     #[test]
     fn arguments_are_filtered_even_with_rubbish_in_the_upper_half() {
-        let filter = for_capabilities(0).compile().unwrap();
+        let filter = Policy::oci_default(CapSet::EMPTY).compile().unwrap();
         const UPPER: u64 = 0xbad_0000_0000;
         for arch in [Arch::native_family()[0]] {
             let check = |name, args: [u64; 6], expected| {
@@ -251,14 +262,14 @@ mod tests {
                 check("clone", [libc::CLONE_NEWUSER as u64 | 0x11 | upper, 0, 0, 0, 0, 0], EPERM);
             }
         }
-        let audit = for_capabilities(1 << AUDIT_WRITE).compile().unwrap();
+        let audit = Policy::oci_default(CapSet::of(&[Capability::AuditWrite])).compile().unwrap();
         let c = call(Arch::native_family()[0], "socket", [16, 3, 9, 0, 0, 0]);
         assert_eq!(audit.decide(&c), Action::Allow);
     }
 
     #[test]
     fn calls_of_newer_kernels_are_not_there_and_left_out_ones_are_denied() {
-        let policy = for_capabilities(u64::MAX);
+        let policy = Policy::oci_default(CapSet::ALL);
         let filter = Filter::cached(&policy).unwrap();
         for arch in Arch::native_family() {
             let bit = call(*arch, "read", [0; 6]).nr & 0x4000_0000;
@@ -276,7 +287,7 @@ mod tests {
 
     #[test]
     fn rules_that_deny_stand_before_those_that_allow() {
-        let policy = for_capabilities(0);
+        let policy = Policy::oci_default(CapSet::EMPTY);
         let first = |name, action| {
             policy.rules.iter().position(|r| names(r).contains(&name) && r.action == action).unwrap()
         };

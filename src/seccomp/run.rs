@@ -36,9 +36,9 @@ fn word(call: &SyscallData, offset: u32) -> Option<u32> {
         0 => Some(call.nr),
         4 => Some(call.arch),
         8 | 12 => Some(half(call.instruction_pointer, offset == 12)),
-        16..64 if offset % 4 == 0 => {
+        16..64 if offset.is_multiple_of(4) => {
             let arg = call.args[(offset as usize - 16) / 8];
-            Some(half(arg, offset % 8 == 4))
+            Some(half(arg, !offset.is_multiple_of(8)))
         }
         _ => None,
     }

@@ -116,8 +116,10 @@ mod tests {
                 let Some(rest) = line.strip_prefix("#define __NR_") else { continue };
                 let mut words = rest.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
                 let name = words.next().unwrap();
-                let Some(number) =
-                    rest.split(|c: char| !c.is_ascii_digit()).filter_map(|w| w.parse::<u32>().ok()).last()
+                let Some(number) = rest
+                    .split(|c: char| !c.is_ascii_digit())
+                    .filter_map(|w| w.parse::<u32>().ok())
+                    .next_back()
                 else {
                     continue;
                 };
