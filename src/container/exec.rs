@@ -23,7 +23,7 @@ use crate::namespaces::{NamespaceKind, NamespaceSource};
 use crate::op::Deadline;
 use crate::process::User;
 use crate::signal::Signal;
-use crate::spawn::{Child, Fd, Launch, Plan, Spec, Strategy};
+use crate::spawn::{Child, Fd, Launch, Plan, Spec};
 
 impl Container {
     /// Runs a command beside the first process; see [`Exec::exec`](crate::instance::Exec::exec).
@@ -97,7 +97,7 @@ impl Container {
             plan.setns("join the container's namespaces", Fd::Slot(0), kinds);
         }
         let cgroup = live.cgroup.as_ref().map(|_| Fd::Slot(1));
-        plan.clone_sibling(0, cgroup, host.strategy() == Strategy::Fork);
+        plan.clone_sibling(0, cgroup, host.strategy().is_fork());
         if has_users {
             plan.set_ids("become root of the user namespace", 0, 0);
             if groups {

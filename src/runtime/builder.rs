@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use super::{Host, Inner, Runtime};
 use crate::error::{Error, Result};
-use crate::spawn::Strategy;
 use crate::store::Store;
 
 /// How children come to have memory of their own.
@@ -79,12 +78,7 @@ impl RuntimeBuilder {
         let root = rustix::process::geteuid().is_root();
         let state_dir = self.state_dir.map_or_else(|| default_dir(root, Dir::State), Ok)?;
         let run_dir = self.run_dir.map_or_else(|| default_dir(root, Dir::Run), Ok)?;
-        let strategy = match self.strategy {
-            SpawnStrategy::Auto => None,
-            SpawnStrategy::Exec => Some(Strategy::Exec),
-            SpawnStrategy::Fork => Some(Strategy::Fork),
-        };
-        let host = Host::probe(self.cgroup.as_deref(), strategy)?;
+        let host = Host::probe(self.cgroup.as_deref(), self.strategy)?;
         Ok(Runtime(Arc::new(Inner {
             store: Store::open(&state_dir, &run_dir)?,
             host,

@@ -5,7 +5,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use crate::caps::{CapSet, Capability};
 use crate::cgroup::{Cgroup, Hierarchy};
 use crate::error::{Error, Result};
-use crate::spawn::{Strategy, best_strategy};
+use crate::runtime::SpawnStrategy;
+use crate::spawn::{Stage2, Strategy};
 use crate::sys::mount::clone_tree;
 
 /// The host as a runtime found it.
@@ -15,7 +16,8 @@ pub(crate) struct Host {
     clones_mounts: bool,
     uid: u32,
     gid: u32,
-    strategy: Strategy,
+    /// Without it children are forked.
+    stage2: Option<Stage2>,
     cgroup: Result<Cgroups, String>,
 }
 
@@ -28,7 +30,7 @@ struct Cgroups {
 
 impl Host {
     /// `cgroup`: where the instances' cgroups go; this process's own unless told otherwise.
-    pub(crate) fn probe(cgroup: Option<&std::path::Path>, strategy: Option<Strategy>) -> Result<Self> {
+    pub(crate) fn probe(cgroup: Option<&std::path::Path>, strategy: SpawnStrategy) -> Result<Self> {
         let permitted = CapSet::of_current_thread_permitted()?;
         let clones_mounts =
             permitted.contains(Capability::SysAdmin) && clone_tree(root(), "/", false).is_ok();
@@ -45,7 +47,11 @@ impl Host {
             clones_mounts,
             uid: rustix::process::geteuid().as_raw(),
             gid: rustix::process::getegid().as_raw(),
-            strategy: strategy.unwrap_or_else(best_strategy),
+            stage2: match strategy {
+                SpawnStrategy::Auto => Stage2::new().ok(),
+                SpawnStrategy::Exec => Some(Stage2::new()?),
+                SpawnStrategy::Fork => None,
+            },
             cgroup,
         })
     }
@@ -70,8 +76,8 @@ impl Host {
         (self.uid, self.gid)
     }
 
-    pub(crate) fn strategy(&self) -> Strategy {
-        self.strategy
+    pub(crate) fn strategy(&self) -> Strategy<'_> {
+        self.stage2.as_ref().map_or(Strategy::Fork, Strategy::Exec)
     }
 
     pub(crate) fn has_cgroup2(&self) -> bool {

@@ -1,7 +1,6 @@
 //! Making the child and talking to it until its program runs. See [`super::interp`] for the conversation.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::OnceLock;
 
 use rustix::io::Errno;
 use rustix::process::Pid;
@@ -20,10 +19,10 @@ use crate::sys::{memfd, pidfd, socket};
 static STAGE2: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/stage2"));
 
 /// How a child comes to have memory of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Strategy {
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Strategy<'a> {
     /// It shares the host's memory for a moment and executes stage-2: the cost does not grow with the host.
-    Exec,
+    Exec(&'a Stage2),
     /// It gets a copy of the host's memory. Slow from a large host, but needs no executable memfd.
     Fork,
 }
@@ -31,7 +30,7 @@ pub(crate) enum Strategy {
 /// How the child is made.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Spec<'a> {
-    pub(crate) strategy: Strategy,
+    pub(crate) strategy: Strategy<'a>,
     /// `CLONE_NEW*` kinds.
     pub(crate) namespaces: u64,
     /// The cgroup to be born in. Fresh and empty, or not given: see [`clone::share_memory`].
@@ -63,7 +62,7 @@ impl Launch {
     pub(crate) fn clone(self, spec: &Spec<'_>) -> Result<Started> {
         let args = CloneArgs { namespaces: spec.namespaces, cgroup: spec.cgroup };
         let cloned = match spec.strategy {
-            Strategy::Exec => self.clone_and_exec(args, spec)?,
+            Strategy::Exec(stage2) => self.clone_and_exec(args, stage2, spec.ambient)?,
             Strategy::Fork => self.clone_copy(args)?,
         };
         drop(self.theirs);
@@ -71,14 +70,14 @@ impl Launch {
         Ok(Started { sock: self.ours, child: Some(child), joiner: None, marker: false, listener: None })
     }
 
-    fn clone_and_exec(&self, args: CloneArgs<'_>, spec: &Spec<'_>) -> Result<Cloned> {
+    fn clone_and_exec(&self, args: CloneArgs<'_>, stage2: &Stage2, ambient: u64) -> Result<Cloned> {
         let mut number = [0_u8; 12];
         let text = self.theirs.as_raw_fd().to_string();
         number[..text.len()].copy_from_slice(text.as_bytes());
         let window = Window {
-            stage2: stage2()?.as_raw_fd(),
+            stage2: stage2.0.as_raw_fd(),
             sock: self.theirs.as_raw_fd(),
-            ambient: spec.ambient,
+            ambient,
             argv: [c"stockade-stage2".as_ptr().cast(), number.as_ptr(), std::ptr::null()],
             envp: [std::ptr::null()],
         };
@@ -255,21 +254,24 @@ pub(crate) fn above_stdio(fd: OwnedFd) -> Result<OwnedFd> {
     rustix::io::fcntl_dupfd_cloexec(&fd, 3).map_err(|e| Error::sys("duplicate a descriptor", e))
 }
 
-/// Stage-2 as an executable, made once in the life of the process and shared by all runtimes.
-fn stage2() -> Result<BorrowedFd<'static>> {
-    static IMAGE: OnceLock<Result<OwnedFd, Errno>> = OnceLock::new();
-    let image = IMAGE.get_or_init(|| memfd::sealed_executable("stockade-stage2", STAGE2));
-    match image {
-        Ok(fd) => Ok(fd.as_fd()),
-        Err(e) => Err(Error::sys("make the stage-2 executable", *e)
-            .with_kind(ErrorKind::Unsupported)
-            .hint("vm.memfd_noexec=2 forbids executable memory files; the Fork strategy does without")),
+/// Stage-2 as an executable: a sealed file in memory, one for each runtime.
+#[derive(Debug)]
+pub(crate) struct Stage2(OwnedFd);
+
+impl Stage2 {
+    pub(crate) fn new() -> Result<Self> {
+        memfd::sealed_executable("stockade-stage2", STAGE2).map(Self).map_err(|e| {
+            Error::sys("make the stage-2 executable", e)
+                .with_kind(ErrorKind::Unsupported)
+                .hint("vm.memfd_noexec=2 forbids executable memory files; the Fork strategy does without")
+        })
     }
 }
 
-/// The best strategy of this host.
-pub(crate) fn best_strategy() -> Strategy {
-    if stage2().is_ok() { Strategy::Exec } else { Strategy::Fork }
+impl Strategy<'_> {
+    pub(crate) fn is_fork(self) -> bool {
+        matches!(self, Self::Fork)
+    }
 }
 
 fn clone_error(errno: Errno, args: &CloneArgs<'_>) -> Error {

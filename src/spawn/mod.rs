@@ -10,7 +10,7 @@ mod report;
 
 pub(crate) use builder::{CapMasks, FsConfig, Mount, Tolerate};
 pub(crate) use child::Child;
-pub(crate) use launch::{Launch, Running, Spec, Started, Strategy, above_stdio, best_strategy};
+pub(crate) use launch::{Launch, Running, Spec, Stage2, Started, Strategy};
 pub(crate) use plan::{Fd, Plan};
 
 #[cfg(test)]

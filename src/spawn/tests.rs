@@ -18,15 +18,15 @@ fn shell(plan: &mut Plan, script: &str) {
     plan.exec(b"sh", &[b"/bin/sh".to_vec()], &argv, &[b"PATH=/bin:/usr/bin".to_vec()]);
 }
 
-fn start(strategy: Strategy, plan: &Plan) -> crate::Result<Running> {
+fn start(strategy: Strategy<'_>, plan: &Plan) -> crate::Result<Running> {
     let launch = Launch::new()?;
     launch.send(plan, &[])?;
     let spec = Spec { strategy, namespaces: 0, cgroup: None, ambient: 0 };
     launch.clone(&spec)?.wait_exec(plan, Deadline::after(DEADLINE), None)
 }
 
-fn both(check: impl Fn(Strategy)) {
-    check(Strategy::Exec);
+fn both(check: impl Fn(Strategy<'_>)) {
+    check(Strategy::Exec(&Stage2::new().unwrap()));
     check(Strategy::Fork);
 }
 
@@ -129,7 +129,7 @@ fn a_child_that_waits_for_its_plan_is_ended_by_the_deadline_and_by_drop() {
 fn the_sibling_is_our_child_and_the_joiner_is_reaped() {
     both(|strategy| {
         let mut plan = Plan::new(0);
-        plan.clone_sibling(0, None, strategy == Strategy::Fork);
+        plan.clone_sibling(0, None, strategy.is_fork());
         let first = plan.barrier(1);
         plan.dup_to("set output", Fd::Slot(first), 1);
         shell(&mut plan, "echo hello; exit 3");
@@ -159,7 +159,7 @@ fn every_op_of_a_plan_reports_its_own_failure() {
     whole.chdir("enter", "/");
     whole.setsid();
     shell(&mut whole, "true");
-    for strategy in [Strategy::Exec, Strategy::Fork] {
+    both(|strategy| {
         for op in 0..whole.len() {
             let mut plan = whole.clone();
             plan.inject(op, libc::EDOM);
@@ -167,5 +167,5 @@ fn every_op_of_a_plan_reports_its_own_failure() {
             let want = whole.step(op as u32).unwrap().0;
             assert_eq!((e.step(), e.errno()), (want, Some(libc::EDOM)), "{strategy:?} op {op}");
         }
-    }
+    });
 }

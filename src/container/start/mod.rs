@@ -49,7 +49,7 @@ pub(super) struct Request<'a> {
     pub(super) upper: Option<PathBuf>,
     /// Directories of the runtime, hidden from a container of the host's own files.
     pub(super) runtime_dirs: [&'a Path; 2],
-    pub(super) strategy: Strategy,
+    pub(super) strategy: Strategy<'a>,
     pub(super) deadline: Deadline,
     pub(super) cancel: Option<Cancel>,
     pub(super) fault: Option<Fault>,
@@ -129,7 +129,7 @@ impl Request<'_> {
             plan.setns(join_step(ns.kind()), crate::spawn::Fd::Slot(slot), ns.kind().clone_flag());
         }
         let cgroup = self.cgroup.map(|_| crate::spawn::Fd::Slot(joins.len() as u8));
-        plan.clone_sibling(self.clone_flags(), cgroup, self.strategy == Strategy::Fork);
+        plan.clone_sibling(self.clone_flags(), cgroup, self.strategy.is_fork());
         plan.barrier(fds.len());
         self.assemble(&mut plan, &parts);
 
@@ -272,7 +272,7 @@ impl Request<'_> {
     fn ambient(&self) -> u64 {
         use Capability::{Chown, DacOverride, Fowner, NetAdmin, Setgid, Setpcap, Setuid, SysAdmin, SysTime};
         let fresh = self.has_new_users();
-        if self.strategy == Strategy::Fork || !fresh {
+        if self.strategy.is_fork() || !fresh {
             return 0;
         }
         let mut set = CapSet::of(&[Chown, DacOverride, Fowner, Setgid, Setpcap, Setuid, SysAdmin]);
