@@ -17,7 +17,6 @@ pub mod process;
 pub mod rootfs;
 pub mod seccomp;
 
-mod fault;
 mod op;
 mod spawn;
 mod store;
@@ -29,11 +28,11 @@ mod runtime;
 pub use container::{Container, ContainerConfig};
 pub use error::{Error, ErrorKind, Result};
 pub use exit::ExitStatus;
-#[doc(hidden)]
-pub use fault::Fault;
 pub use instance::Instance;
 pub use name::{InstanceId, InstanceName};
 pub use op::Cancel;
 pub use rootfs::Rootfs;
 pub use runtime::{Runtime, RuntimeBuilder, SpawnStrategy};
 pub use signal::Signal;
+#[doc(hidden)]
+pub use spawn::Fault;

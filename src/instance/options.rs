@@ -5,10 +5,10 @@
 
 use std::time::Duration;
 
-use crate::fault::Fault;
 use crate::instance::Stdio;
 use crate::op::Cancel;
 use crate::signal::Signal;
+use crate::spawn::Fault;
 
 /// The deadline of a call that is not told another.
 pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(30);

@@ -3,6 +3,7 @@
 mod builder;
 mod child;
 mod dump;
+mod fault;
 mod interp;
 mod launch;
 mod plan;
@@ -10,6 +11,7 @@ mod report;
 
 pub(crate) use builder::{CapMasks, FsConfig, Mount, Tolerate};
 pub(crate) use child::Child;
+pub use fault::Fault;
 pub(crate) use launch::{Launch, Running, Spec, Stage2, Started, Strategy};
 pub(crate) use plan::{Fd, Plan};
 

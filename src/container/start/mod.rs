@@ -28,11 +28,11 @@ use super::tail::{Settings, Tail};
 use crate::caps::{CapSet, Capability};
 use crate::cgroup::{Cgroup, Skipped};
 use crate::error::{Error, ErrorKind, Result};
-use crate::fault::Fault;
 use crate::idmap::{IdKind, IdMap};
 use crate::namespaces::{Namespace, NamespaceKind};
 use crate::op::{Cancel, Deadline};
 use crate::runtime::Host;
+use crate::spawn::Fault;
 use crate::spawn::{Launch, Plan, Running, Spec, Started, Strategy};
 
 /// Everything that a start needs to know.

@@ -1,6 +1,6 @@
 //! Faults on purpose, for tests: an op of the plan that fails, or a child that dies.
 
-use crate::spawn::Plan;
+use super::plan::Plan;
 
 /// Makes one op of a start's plan fail. For tests of what is left behind, and no part of the stable interface.
 #[doc(hidden)]
