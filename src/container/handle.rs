@@ -13,7 +13,7 @@ use crate::exit::ExitStatus;
 use crate::idmap::{HostGid, HostUid, IdMap};
 use crate::name::InstanceId;
 use crate::namespaces::{NamespaceKind, NamespaceSource};
-use crate::op::{Action, ActionLock};
+use crate::op::{Action, ActionLock, Undo};
 use crate::runtime::Runtime;
 use crate::store::Durability;
 
@@ -69,16 +69,16 @@ impl Container {
         let id = config.id.clone();
         let durability = config.durability();
         let record = ContainerRecord { uuid: new_uuid()?, created_at: SystemTime::now(), config };
+        let mut undo = Undo::new();
         inner.store.create_instance(&id, durability, &record)?;
+        undo.push("remove the record", || inner.store.remove(&id, durability));
         let container = Arc::new(Self::new(runtime.clone(), id.clone(), record, Run::Never));
         // The ids are reserved now, so that what is put into the root file system before the start can belong to
         // them; without any left there is no instance.
         if let Err(e) = container.reserve_ids(durability) {
-            return Err(match inner.store.remove(&id, durability) {
-                Ok(()) => e,
-                Err(also) => e.also(format!("removing the record failed too: {also}")),
-            });
+            return Err(undo.fail(e));
         }
+        undo.commit();
         runtime.remember(&id, &container);
         Ok(container)
     }
@@ -93,6 +93,11 @@ impl Container {
             lock: ActionLock::new(),
             run: Mutex::new(run),
         }
+    }
+
+    /// The record with this configuration.
+    pub(super) fn record(&self, config: ContainerConfig) -> ContainerRecord {
+        ContainerRecord { uuid: self.uuid.clone(), created_at: self.created_at, config }
     }
 
     fn reserve_ids(&self, durability: Durability) -> Result<()> {

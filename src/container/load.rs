@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::handle::{Container, ContainerRecord, Run};
 use super::live::Live;
 use crate::cgroup::Cgroup;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::exit::ExitStatus;
 use crate::name::InstanceId;
 use crate::runtime::Runtime;
@@ -23,6 +23,11 @@ impl Container {
         let run_record = inner.store.load_run(id).map_err(|e| e.with_instance(id))?;
         // The directory has the last word on the name.
         let mut record = stored.record;
+        if record.config.durability() != stored.durability {
+            return Err(Error::new(ErrorKind::Corrupt, "read the record of an instance")
+                .detail("it lies in the directory of the other kind, durable or ephemeral")
+                .with_instance(id));
+        }
         record.config = record.config.with_id(id.clone());
         let container = Self::new(runtime, id.clone(), record, Run::Never);
         let run = match run_record {
@@ -101,6 +106,6 @@ pub(super) fn identity(child: &Child) -> Result<Identity> {
     }
     let stat = procfs::process::Process::new(child.pid().as_raw_nonzero().get())
         .and_then(|p| p.stat())
-        .map_err(|e| Error::new(crate::ErrorKind::Died, "identify the process").with_source(e))?;
+        .map_err(|e| Error::new(ErrorKind::Died, "identify the process").with_source(e))?;
     Ok(Identity { inode: None, start_time_ticks: Some(stat.starttime) })
 }

@@ -38,9 +38,11 @@ impl Container {
                 return Ok(());
             }
             let durability = self.config().durability();
-            let inner = self.runtime.inner();
-            inner.store.rename(&old, &new, durability)?;
+            let store = &self.runtime.inner().store;
+            store.rename(&old, &new, durability)?;
             let config = (*self.config()).clone().with_id(new.clone());
+            // The directory has the last word on the name, so a crash before this does no harm.
+            store.save(&new, durability, &self.record(config.clone()))?;
             *self.config.write().unwrap_or_else(|e| e.into_inner()) = Arc::new(config);
             *self.identity.write().unwrap_or_else(|e| e.into_inner()) = Arc::new(new);
             self.runtime.forget(&old);

@@ -35,9 +35,8 @@ impl Container {
                 }
             }
             let _part = guard.nested(Action::Start);
-            let mut start = StartOptions::default();
-            start.deadline = deadline.remaining();
-            start.cancel = options.cancel.clone();
+            let deadline = deadline.remaining();
+            let start = StartOptions { deadline, cancel: options.cancel.clone(), ..StartOptions::default() };
             self.start_locked(start).map(drop)
         });
         self.named(Action::Restart, done)

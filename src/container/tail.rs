@@ -45,6 +45,9 @@ pub(super) struct Tail {
     securebits: Securebits,
     no_new_privs: bool,
     seccomp: Option<Filter>,
+    /// Whether the host takes the filter's notify descriptor. Otherwise calls that it would be asked about fail
+    /// with `ENOSYS`, which is the kernel's answer without a listener.
+    pub(super) listens: bool,
     /// Limits that the child sets itself.
     pub(super) rlimits: Vec<(Resource, Rlimit)>,
     personality: Personality,
@@ -89,6 +92,7 @@ impl Settings {
             securebits: self.securebits,
             no_new_privs: self.no_new_privs,
             seccomp: filter(&self.seccomp)?,
+            listens: false,
             rlimits: Vec::new(),
             personality: self.personality,
         })
@@ -154,7 +158,8 @@ fn add_streams(plan: &mut Plan, streams: &[Stream; 3]) {
 
 fn add_filter(plan: &mut Plan, t: &Tail) {
     if let Some(filter) = &t.seccomp {
-        plan.seccomp(filter.as_bytes(), 0);
+        let listens = t.listens && filter.needs_listener();
+        plan.seccomp(filter.as_bytes(), if listens { libc::SECCOMP_FILTER_FLAG_NEW_LISTENER } else { 0 });
     }
 }
 

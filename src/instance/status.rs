@@ -122,16 +122,6 @@ impl Status {
     pub fn is_frozen(self) -> bool {
         self == Self::Frozen
     }
-
-    /// Fails where an instance in this state cannot be started.
-    pub(crate) fn check_startable(self) -> Result<()> {
-        let err = Error::new(crate::ErrorKind::InvalidState, "check status").object(self.as_str());
-        match self {
-            Self::Stopped => Ok(()),
-            Self::Error => Err(err.detail("an earlier run left something behind").hint("stop it first")),
-            _ => Err(err.detail("is already running")),
-        }
-    }
 }
 
 impl fmt::Display for Status {
@@ -155,7 +145,6 @@ impl FromStr for Status {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ErrorKind;
 
     #[test]
     fn codes_and_names_are_incus_own() {
@@ -168,16 +157,6 @@ mod tests {
         assert_eq!(Status::Ready.code(), 113);
         assert_eq!(Status::from_code(200), None);
         assert!("Gone".parse::<Status>().is_err());
-    }
-
-    #[test]
-    fn only_a_stopped_one_can_be_started() {
-        for s in Status::ALL {
-            assert_eq!(s.check_startable().is_ok(), s == Status::Stopped, "{s}");
-        }
-        let e = Status::Error.check_startable().unwrap_err();
-        assert_eq!(e.kind(), ErrorKind::InvalidState);
-        assert!(e.to_string().contains("stop it first"));
     }
 
     #[test]

@@ -38,7 +38,8 @@ impl From<std::fs::File> for Stdio {
     }
 }
 
-/// The host's ends of the pipes that were asked for with [`Stdio::Piped`]; all other fields are `None`.
+/// What a start hands to the caller: the host's ends of the pipes that were asked for with [`Stdio::Piped`]. All
+/// other fields are `None`.
 #[derive(Debug, Default)]
 #[non_exhaustive]
 pub struct Pipes {
@@ -48,4 +49,8 @@ pub struct Pipes {
     pub stdout: Option<OwnedFd>,
     /// What the process writes to its standard error.
     pub stderr: Option<OwnedFd>,
+    /// The notify descriptor of the instance's seccomp filter, where its policy has
+    /// [`Action::Notify`](crate::seccomp::Action::Notify) (`seccomp_unotify(2)`): whoever holds it must answer.
+    /// Once it is dropped, calls that would be asked about fail with `ENOSYS`.
+    pub seccomp_listener: Option<OwnedFd>,
 }

@@ -16,7 +16,6 @@ const CANCEL_CHECK: Duration = Duration::from_millis(50);
 /// `exec` is none of these: any number of programs may run at once, beside any action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Action {
-    Create,
     Start,
     Stop,
     Shutdown,
@@ -25,14 +24,12 @@ pub(crate) enum Action {
     Unfreeze,
     Rename,
     Delete,
-    Update,
 }
 
 impl Action {
     /// The action as a verb: what an error says first.
     pub(crate) fn verb(self) -> &'static str {
         match self {
-            Self::Create => "create",
             Self::Start => "start",
             Self::Stop => "stop",
             Self::Shutdown => "shutdown",
@@ -41,7 +38,6 @@ impl Action {
             Self::Unfreeze => "unfreeze",
             Self::Rename => "rename",
             Self::Delete => "delete",
-            Self::Update => "update",
         }
     }
 }
@@ -140,7 +136,7 @@ impl ActionLock {
 
     fn take(&self, running: &mut Option<Running>, action: Action) -> ActionGuard {
         *running = Some(Running { action, since: Instant::now(), nested: Vec::new() });
-        ActionGuard { lock: self.clone(), action }
+        ActionGuard { lock: self.clone() }
     }
 }
 
@@ -161,15 +157,9 @@ fn blocked(kind: ErrorKind, wanted: Action, running: &Running) -> Error {
 #[must_use = "the action ends when this is dropped"]
 pub(crate) struct ActionGuard {
     lock: ActionLock,
-    action: Action,
 }
 
 impl ActionGuard {
-    /// The action that began with this guard.
-    pub(crate) fn action(&self) -> Action {
-        self.action
-    }
-
     /// Marks a part of the action that has a name of its own, as restart's stop and start: it runs under this
     /// guard and takes no lock. The mark shows in the `Busy` error of others and ends when it is dropped.
     pub(crate) fn nested(&self, part: Action) -> NestedAction<'_> {
@@ -213,7 +203,7 @@ mod tests {
     fn busy_names_the_running_action_and_ends_with_the_guard() {
         let lock = ActionLock::new();
         let guard = lock.try_begin(Action::Start).unwrap();
-        assert_eq!((guard.action(), lock.current()), (Action::Start, Some(Action::Start)));
+        assert_eq!(lock.current(), Some(Action::Start));
         let err = lock.try_begin(Action::Delete).unwrap_err();
         assert_eq!(err.kind(), ErrorKind::Busy);
         let text = err.to_string();
@@ -273,7 +263,7 @@ mod tests {
             for _ in 0..8 {
                 s.spawn(|| {
                     let _g =
-                        lock.begin(Action::Update, Deadline::after(Duration::from_secs(20)), None).unwrap();
+                        lock.begin(Action::Rename, Deadline::after(Duration::from_secs(20)), None).unwrap();
                     assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
                     thread::yield_now();
                     inside.fetch_sub(1, Ordering::SeqCst);

@@ -5,7 +5,7 @@ mod cancel;
 mod deadline;
 mod undo;
 
-pub(crate) use action::{Action, ActionGuard, ActionLock};
+pub(crate) use action::{Action, ActionLock};
 pub use cancel::Cancel;
 pub(crate) use deadline::Deadline;
 pub(crate) use undo::Undo;

@@ -6,24 +6,23 @@ use rustix::mount::MountFlags;
 /// A device node.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Device {
-    pub(crate) name: &'static str,
     pub(crate) path: &'static str,
     pub(crate) major: u32,
     pub(crate) minor: u32,
 }
 
-const fn device(name: &'static str, path: &'static str, major: u32, minor: u32) -> Device {
-    Device { name, path, major, minor }
+const fn device(path: &'static str, major: u32, minor: u32) -> Device {
+    Device { path, major, minor }
 }
 
 /// The character devices of /dev.
 pub(crate) const DEVICES: [Device; 6] = [
-    device("null", "/dev/null", 1, 3),
-    device("zero", "/dev/zero", 1, 5),
-    device("full", "/dev/full", 1, 7),
-    device("random", "/dev/random", 1, 8),
-    device("urandom", "/dev/urandom", 1, 9),
-    device("tty", "/dev/tty", 5, 0),
+    device("/dev/null", 1, 3),
+    device("/dev/zero", 1, 5),
+    device("/dev/full", 1, 7),
+    device("/dev/random", 1, 8),
+    device("/dev/urandom", 1, 9),
+    device("/dev/tty", 5, 0),
 ];
 
 /// Links in /dev: target, path.

@@ -56,6 +56,7 @@ impl Filter {
     }
 
     /// The program.
+    #[cfg(test)]
     pub(crate) fn instructions(&self) -> &[BpfInstruction] {
         &self.instructions
     }

@@ -9,10 +9,8 @@ use crate::sys::mount::MountAttr;
 /// Which failures of an op do not matter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Tolerate {
-    Nothing,
     Missing,
     Existing,
-    Anything,
 }
 
 /// A classic mount, `mount(2)`.
@@ -56,10 +54,8 @@ impl Plan {
     /// Changes what failures of the op added last do.
     pub(crate) fn tolerate(&mut self, rule: Tolerate) {
         let rule = match rule {
-            Tolerate::Nothing => on_error::FAIL,
             Tolerate::Missing => on_error::IGNORE_MISSING,
             Tolerate::Existing => on_error::IGNORE_EXISTING,
-            Tolerate::Anything => on_error::IGNORE,
         };
         if let Some(op) = self.last_op() {
             op.on_error = rule;
@@ -366,10 +362,6 @@ impl Plan {
     pub(crate) fn working_dir(&mut self, path: &[u8]) {
         let at = self.text(path);
         self.on("enter the working directory", at, code::WORKING_DIR, [at.into(), 0, 0, 0, 0]);
-    }
-
-    pub(crate) fn controlling_tty(&mut self) {
-        self.none("set the controlling terminal", code::CONTROLLING_TTY, [0; 5]);
     }
 }
 

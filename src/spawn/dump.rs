@@ -77,7 +77,6 @@ fn row(op: u16) -> (&'static str, &'static [Arg]) {
         code::CREATE_FILE => ("create_file", &[Text("path"), Data("data"), Skip, Octal("mode")]),
         code::CLOSE_OTHERS => ("close_others", &[]),
         code::WORKING_DIR => ("working_dir", &[Text("path")]),
-        code::CONTROLLING_TTY => ("controlling_tty", &[]),
         _ => ("unknown", &[]),
     }
 }
@@ -97,7 +96,6 @@ impl Plan {
                 let _ = write!(out, " -> slot {}", op.out);
             }
             out.push_str(match op.on_error {
-                on_error::IGNORE => " (any failure ignored)",
                 on_error::IGNORE_MISSING => " (may be missing)",
                 on_error::IGNORE_EXISTING => " (may exist)",
                 _ => "",

@@ -2,6 +2,7 @@
 
 mod builder;
 mod child;
+#[cfg(test)]
 mod dump;
 mod fault;
 mod interp;

@@ -134,11 +134,6 @@ impl Area {
         }
     }
 
-    pub(super) fn open_dir(&self, place: &str) -> Result<OwnedFd> {
-        retry(|| rustix::fs::openat(self.fd(), place, DIR, Mode::empty()))
-            .map_err(|e| self.err("open the directory of an instance", place, e))
-    }
-
     /// Renames the directory `from` to `place`, unless that is taken.
     pub(super) fn claim(&self, from: &str, place: &str) -> Result<bool> {
         let rename = || rustix::fs::renameat(self.fd(), from, self.fd(), place);
@@ -238,13 +233,6 @@ impl Area {
         match file::check_schema(&bytes) {
             Err(e) if e.kind() == ErrorKind::Unsupported => Err(e.path(self.path(path))),
             _ => Ok(()),
-        }
-    }
-
-    pub(super) fn unlink(&self, path: &str) -> Result<()> {
-        match rustix::fs::unlinkat(self.fd(), path, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => Ok(()),
-            Err(e) => Err(self.err("remove a record", path, e)),
         }
     }
 

@@ -20,7 +20,6 @@ mod tree;
 #[cfg(test)]
 mod tests;
 
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -279,26 +278,6 @@ impl Store {
     /// As [`load`](Self::load).
     pub(crate) fn load_run(&self, id: &InstanceId) -> Result<Option<RunRecord>> {
         self.run.load_being_made(&format!("{}/{RUN}", place_of(id)?))
-    }
-
-    /// Removes the run record, where there is one.
-    pub(crate) fn remove_run(&self, id: &InstanceId) -> Result<()> {
-        self.run.unlink(&format!("{}/{RUN}", place_of(id)?))
-    }
-
-    /// Opens a directory of an instance, for what others keep beside the record.
-    ///
-    /// # Errors
-    /// `NotFound` where the instance has no such directory: an ephemeral one has none in the state directory, a
-    /// durable one none in the run directory before [`save_run`](Self::save_run) or
-    /// [`make_run_dir`](Self::make_run_dir).
-    pub(crate) fn instance_dir(&self, id: &InstanceId, place: Place) -> Result<OwnedFd> {
-        self.area(place).open_dir(&place_of(id)?)
-    }
-
-    /// Makes sure that the run directory of a durable instance is there.
-    pub(crate) fn make_run_dir(&self, id: &InstanceId) -> Result<()> {
-        self.run.make_place(&place_of(id)?)
     }
 
     /// The path of a directory of an instance, for messages and for what takes no descriptor.

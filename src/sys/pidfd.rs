@@ -114,7 +114,7 @@ pub(crate) fn has_unique_inodes() -> bool {
     static UNIQUE: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
     *UNIQUE.get_or_init(|| {
         let own = open(rustix::process::getpid());
-        own.and_then(rustix::fs::fstatfs).is_ok_and(|fs| i64::from(fs.f_type) == PIDFS_MAGIC)
+        own.and_then(rustix::fs::fstatfs).is_ok_and(|fs| fs.f_type == PIDFS_MAGIC)
     })
 }
 

@@ -1,9 +1,12 @@
 //! `seccomp(2)`.
 
+#[cfg(test)]
 use std::os::fd::{FromRawFd, OwnedFd};
 
+#[cfg(test)]
 use rustix::io::Errno;
 
+#[cfg(test)]
 use super::raw::check;
 
 /// One classic BPF instruction, `struct sock_filter`.
@@ -11,6 +14,7 @@ pub(crate) use libc::sock_filter as BpfInstruction;
 
 /// Installs a filter on the calling thread alone, for ever. Needs no_new_privs or `CAP_SYS_ADMIN`.
 /// With `SECCOMP_FILTER_FLAG_NEW_LISTENER` in `flags` the notify descriptor comes back.
+#[cfg(test)]
 pub(crate) fn install(filter: &[BpfInstruction], flags: u64) -> Result<Option<OwnedFd>, Errno> {
     let prog = libc::sock_fprog {
         len: u16::try_from(filter.len()).map_err(|_| Errno::INVAL)?,
@@ -26,12 +30,4 @@ pub(crate) fn install(filter: &[BpfInstruction], flags: u64) -> Result<Option<Ow
     let fd = i32::try_from(ret).map_err(|_| Errno::IO)?;
     // SAFETY: with that flag the call returns a new descriptor, owned here and nowhere else.
     Ok(Some(unsafe { OwnedFd::from_raw_fd(fd) }))
-}
-
-/// Whether the kernel knows a filter action (`SECCOMP_GET_ACTION_AVAIL`).
-pub(crate) fn action_available(action: u32) -> bool {
-    // SAFETY: the kernel reads four bytes from the address of `action`.
-    unsafe {
-        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_GET_ACTION_AVAIL, 0, std::ptr::from_ref(&action)) == 0
-    }
 }

@@ -196,6 +196,7 @@ impl Request<'_> {
             _ => CapSet::ALL,
         };
         let mut tail = Settings::of(self.config).tail(held, users != Users::Single)?;
+        tail.listens = true;
         if self.sets_own_rlimits() {
             tail.rlimits = self.config.rlimits.iter().map(|(resource, limit)| (*resource, *limit)).collect();
         }

@@ -126,7 +126,7 @@ fn make_upper(dir: &Path) -> Result<()> {
 fn refuse_overlay(root: &Path) -> Result<()> {
     const OVERLAYFS_MAGIC: i64 = 0x794c_7630;
     let fs = rustix::fs::statfs(root).map_err(|e| Error::sys("look at the host's root", e).path(root))?;
-    if i64::from(fs.f_type) == OVERLAYFS_MAGIC {
+    if fs.f_type == OVERLAYFS_MAGIC {
         return Err(Error::new(ErrorKind::Unsupported, "use the host's files as root file system")
             .path(root)
             .detail("is an overlay itself, which can neither be a layer with an id map nor be stacked so")

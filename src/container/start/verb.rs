@@ -55,7 +55,7 @@ impl Container {
         }
         let config = self.config();
         let deadline = Deadline::from(options.deadline);
-        let (mut sources, pipes) = streams::open(options.stdin, options.stdout, options.stderr)?;
+        let (mut sources, mut pipes) = streams::open(options.stdin, options.stdout, options.stderr)?;
         if config.base_mounts == MountSet::None {
             sources = sources.with_host_null()?;
         }
@@ -81,7 +81,10 @@ impl Container {
             cancel: options.cancel,
             fault: options.fault,
         };
-        let up = start(request, sources).and_then(|up| self.record_run(&config, up, cgroup.as_ref()));
+        let up = start(request, sources).and_then(|mut up| {
+            pipes.seccomp_listener = up.running.listener.take();
+            self.record_run(&config, up, cgroup.as_ref())
+        });
         match up {
             Ok((child, record)) => {
                 let started_at = record.started_at;

@@ -52,7 +52,6 @@ pub(crate) struct Op {
 /// Which failures of an op do not matter.
 pub(crate) mod on_error {
     pub(crate) const FAIL: u8 = 0;
-    pub(crate) const IGNORE: u8 = 1;
     pub(crate) const IGNORE_MISSING: u8 = 2;
     pub(crate) const IGNORE_EXISTING: u8 = 3;
 }
@@ -185,6 +184,4 @@ pub(crate) mod code {
     pub(crate) const CLOSE_OTHERS: u16 = 0x69;
     /// @path: chdir, and the place must be reachable from the root
     pub(crate) const WORKING_DIR: u16 = 0x6a;
-    /// Makes descriptor 0 the controlling terminal.
-    pub(crate) const CONTROLLING_TTY: u16 = 0x6b;
 }

@@ -7,7 +7,6 @@ use super::syscall::{self, AT_FDCWD, nr, sys1, sys3, sys6};
 const O_CLOEXEC: usize = 0o2000000;
 const O_WRONLY: usize = 1;
 const O_CREAT_EXCL: usize = 0o100 | 0o200;
-const TIOCSCTTY: usize = 0x540e;
 const F_SETFD: usize = 2;
 const FD_CLOEXEC: usize = 1;
 
@@ -32,7 +31,6 @@ impl Interp {
                 }
                 code::CLOSE_OTHERS => self.close_others(),
                 code::WORKING_DIR => working_dir(self.at(a)),
-                code::CONTROLLING_TTY => sys3(nr::IOCTL, 0, TIOCSCTTY, 0),
                 _ => -syscall::ENOSYS,
             }
         }

@@ -176,7 +176,6 @@ pub(crate) fn report_failure(sock: i32, op: u32, ret: isize) {
 
 fn tolerated(rule: u8, ret: isize) -> bool {
     match rule {
-        on_error::IGNORE => true,
         on_error::IGNORE_MISSING => ret == -syscall::ENOENT,
         on_error::IGNORE_EXISTING => ret == -syscall::EEXIST,
         _ => false,

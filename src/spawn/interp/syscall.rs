@@ -85,7 +85,6 @@ mod arch {
         pub(crate) const RT_SIGACTION: usize = 13;
         pub(crate) const RT_SIGPROCMASK: usize = 14;
         pub(crate) const IOCTL: usize = 16;
-        pub(crate) const GETPID: usize = 39;
         pub(crate) const SOCKET: usize = 41;
         pub(crate) const SENDMSG: usize = 46;
         pub(crate) const RECVMSG: usize = 47;
@@ -121,7 +120,6 @@ mod arch {
         pub(crate) const SECCOMP: usize = 317;
         pub(crate) const EXECVEAT: usize = 322;
         pub(crate) const READ: usize = 0;
-        pub(crate) const KILL: usize = 62;
         pub(crate) const CLONE3: usize = 435;
         new_calls!();
     }
@@ -196,7 +194,6 @@ mod arch {
         pub(crate) const PERSONALITY: usize = 92;
         pub(crate) const EXIT_GROUP: usize = 94;
         pub(crate) const UNSHARE: usize = 97;
-        pub(crate) const KILL: usize = 129;
         pub(crate) const RT_SIGACTION: usize = 134;
         pub(crate) const RT_SIGPROCMASK: usize = 135;
         pub(crate) const SETRESUID: usize = 147;
@@ -207,7 +204,6 @@ mod arch {
         pub(crate) const SETDOMAINNAME: usize = 162;
         pub(crate) const UMASK: usize = 166;
         pub(crate) const PRCTL: usize = 167;
-        pub(crate) const GETPID: usize = 172;
         pub(crate) const SOCKET: usize = 198;
         pub(crate) const SENDMSG: usize = 211;
         pub(crate) const RECVMSG: usize = 212;

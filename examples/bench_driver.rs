@@ -1,0 +1,114 @@
+//! The library's side of `cargo xtask bench-peers`: one run for each line on standard input, its microseconds on
+//! standard output.
+//!
+//! `bench_driver ROW`, where ROW is `stockade` (privileged, what the floor program does), `stockade_userns` (the
+//! same in a user namespace of its own, which is the default), `stockade_1gib` (the first one from a host with 1 GiB
+//! resident in 4 KiB pages) or `exec` (a command in a running container).
+
+use std::error::Error;
+use std::io::{BufRead, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use stockade::caps::CapabilitySets;
+use stockade::container::{Container, ContainerBuilder, ContainerConfig, SeccompConfig};
+use stockade::instance::{ExecOptions, StartOptions, Stdio};
+use stockade::{Rootfs, Runtime};
+
+type Result<T = ()> = std::result::Result<T, Box<dyn Error>>;
+
+fn env(name: &str) -> Result<PathBuf> {
+    std::env::var_os(name).map(PathBuf::from).ok_or_else(|| format!("{name} is not set").into())
+}
+
+/// The floor's work: six namespaces (a seventh for `userns`), the OCI mounts with masks, three capabilities, a
+/// cgroup; no loopback and no seccomp, as there. `Inherit` because the floor does not touch its streams.
+fn config(name: &str, privileged: bool) -> Result<ContainerBuilder> {
+    let builder = ContainerConfig::builder(name)
+        .ephemeral()
+        .rootfs(Rootfs::dir(env("STOCKADE_BENCH_ROOTFS")?))
+        .read_only_root()
+        .capabilities(CapabilitySets::oci_default())
+        .seccomp(SeccompConfig::Unconfined)
+        .without_loopback();
+    Ok(if privileged { builder.privileged() } else { builder })
+}
+
+fn full_run(rt: &Runtime, privileged: bool) -> Result<(f64, f64)> {
+    let config = config("run", privileged)?.args(["/bin/true"]).build()?;
+    let start = Instant::now();
+    let c = rt.create(config)?;
+    let inherit = StartOptions::new().stdin(Stdio::Inherit).stdout(Stdio::Inherit).stderr(Stdio::Inherit);
+    c.start_with(inherit)?;
+    let to_exec = start.elapsed();
+    let status = c.wait()?;
+    c.delete()?;
+    let total = start.elapsed();
+    if !status.success() {
+        return Err(format!("the container {status}").into());
+    }
+    Ok((total.as_secs_f64() * 1e6, to_exec.as_secs_f64() * 1e6))
+}
+
+fn exec_run(c: &Arc<Container>) -> Result<(f64, f64)> {
+    let start = Instant::now();
+    let inherit =
+        ExecOptions::new(["/bin/true"]).stdin(Stdio::Inherit).stdout(Stdio::Inherit).stderr(Stdio::Inherit);
+    let process = c.exec(inherit)?;
+    let to_exec = start.elapsed();
+    let status = process.wait()?;
+    let total = start.elapsed();
+    if !status.success() {
+        return Err(format!("the command {status}").into());
+    }
+    Ok((total.as_secs_f64() * 1e6, to_exec.as_secs_f64() * 1e6))
+}
+
+/// Memory that is resident in 4 KiB pages, as a long-lived heap is.
+fn ballast(bytes: usize) -> Result<Vec<u8>> {
+    let mut memory = Vec::<u8>::with_capacity(bytes);
+    // SAFETY: advice about the pages of an allocation that is ours.
+    if unsafe {
+        libc::madvise(memory.as_mut_ptr().map_addr(|a| a & !4095).cast(), bytes, libc::MADV_NOHUGEPAGE)
+    } != 0
+    {
+        return Err(std::io::Error::last_os_error().into());
+    }
+    memory.resize(bytes, 1);
+    Ok(memory)
+}
+
+fn main() -> Result {
+    let row = std::env::args().nth(1).unwrap_or_default();
+    let _ballast = if row == "stockade_1gib" { ballast(1 << 30)? } else { Vec::new() };
+    let dir = env("STOCKADE_BENCH_DIR")?.join(&row);
+    let rt = Runtime::builder()
+        .state_dir(dir.join("state"))
+        .run_dir(dir.join("run"))
+        .cgroup(env("STOCKADE_BENCH_CGROUP")?)
+        .open()?;
+    let target = if row == "exec" {
+        let c = rt.create(config("target", true)?.args(["/bin/sleep", "100000"]).build()?)?;
+        c.start()?;
+        Some(c)
+    } else {
+        None
+    };
+    let (stdin, mut stdout) = (std::io::stdin().lock(), std::io::stdout());
+    for line in stdin.lines() {
+        line?;
+        let (total, to_exec) = match (&*row, &target) {
+            ("exec", Some(c)) => exec_run(c)?,
+            ("stockade" | "stockade_1gib", _) => full_run(&rt, true)?,
+            ("stockade_userns", _) => full_run(&rt, false)?,
+            _ => return Err(format!("unknown row `{row}`").into()),
+        };
+        writeln!(stdout, "{total:.1} {to_exec:.1}")?;
+        stdout.flush()?;
+    }
+    if let Some(c) = target {
+        c.stop()?;
+    }
+    Ok(())
+}
