@@ -19,6 +19,7 @@ pub(crate) struct Host {
     /// Without it children are forked.
     stage2: Option<Stage2>,
     cgroup: Result<Cgroups, String>,
+    cgroup2: bool,
 }
 
 #[derive(Debug)]
@@ -52,8 +53,23 @@ impl Host {
                 SpawnStrategy::Exec => Some(Stage2::new()?),
                 SpawnStrategy::Fork => None,
             },
+            cgroup2: cgroup.is_ok(),
             cgroup,
         })
+    }
+
+    /// A host that holds these capabilities, whoever runs the test.
+    #[cfg(test)]
+    pub(crate) fn of(permitted: CapSet, ids: (u32, u32)) -> Self {
+        Self {
+            permitted,
+            clones_mounts: permitted.contains(Capability::SysAdmin),
+            uid: ids.0,
+            gid: ids.1,
+            stage2: None,
+            cgroup: Err("none in a unit test".to_owned()),
+            cgroup2: true,
+        }
     }
 
     /// What this process holds: a child without a user namespace of its own cannot have more.
@@ -81,7 +97,7 @@ impl Host {
     }
 
     pub(crate) fn has_cgroup2(&self) -> bool {
-        self.cgroup.is_ok()
+        self.cgroup2
     }
 
     /// The cgroup that the instances' cgroups are made in.

@@ -12,6 +12,8 @@
 mod descriptors;
 mod plan;
 mod root;
+#[cfg(test)]
+mod tests;
 mod verb;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -82,11 +84,7 @@ pub(super) fn start(mut request: Request<'_>, streams: Sources) -> Result<Up> {
 
 impl Request<'_> {
     fn start_alone(&self, streams: Sources) -> Result<Up> {
-        let mut fds = Descriptors::from_slot(0);
-        let parts = self.parts(&mut fds, streams)?;
-        let mut plan = Plan::new(fds.len());
-        self.assemble(&mut plan, &parts);
-
+        let (plan, fds) = self.plan_alone(streams)?;
         let spec = Spec {
             strategy: self.strategy,
             namespaces: self.clone_flags(),
@@ -120,18 +118,7 @@ impl Request<'_> {
             first.push(ns.as_fd());
         }
         first.extend(self.cgroup.map(AsFd::as_fd));
-
-        let mut fds = Descriptors::from_slot(first.len() as u8);
-        let parts = self.parts(&mut fds, streams)?;
-        let mut plan = Plan::new(first.len() as u8);
-        plan.prctl("hide this process's memory", libc::PR_SET_DUMPABLE, 0);
-        for (slot, ns) in (0..).zip(&joins) {
-            plan.setns(join_step(ns.kind()), crate::spawn::Fd::Slot(slot), ns.kind().clone_flag());
-        }
-        let cgroup = self.cgroup.map(|_| crate::spawn::Fd::Slot(joins.len() as u8));
-        plan.clone_sibling(self.clone_flags(), cgroup, self.strategy.is_fork());
-        plan.barrier(fds.len());
-        self.assemble(&mut plan, &parts);
+        let (plan, fds) = self.plan_joined(streams, &joins)?;
 
         let launch = Launch::new()?;
         launch.send(&plan, &first)?;
@@ -143,6 +130,32 @@ impl Request<'_> {
         started.go(&borrow(&made))?;
         drop(made);
         self.finish(started, &plan, skipped)
+    }
+
+    /// The plan where all namespaces are new or the host's; the descriptors come with it.
+    fn plan_alone(&self, streams: Sources) -> Result<(Plan, Descriptors)> {
+        let mut fds = Descriptors::from_slot(0);
+        let parts = self.parts(&mut fds, streams)?;
+        let mut plan = Plan::new(fds.len());
+        self.assemble(&mut plan, &parts);
+        Ok((plan, fds))
+    }
+
+    /// The plan that joins namespaces first. These come with it, then the cgroup; the descriptors with the barrier.
+    fn plan_joined(&self, streams: Sources, joins: &[Namespace]) -> Result<(Plan, Descriptors)> {
+        let first = joins.len() as u8 + u8::from(self.cgroup.is_some());
+        let mut fds = Descriptors::from_slot(first);
+        let parts = self.parts(&mut fds, streams)?;
+        let mut plan = Plan::new(first);
+        plan.prctl("hide this process's memory", libc::PR_SET_DUMPABLE, 0);
+        for (slot, ns) in (0..).zip(joins) {
+            plan.setns(join_step(ns.kind()), crate::spawn::Fd::Slot(slot), ns.kind().clone_flag());
+        }
+        let cgroup = self.cgroup.map(|_| crate::spawn::Fd::Slot(joins.len() as u8));
+        plan.clone_sibling(self.clone_flags(), cgroup, self.strategy.is_fork());
+        plan.barrier(fds.len());
+        self.assemble(&mut plan, &parts);
+        Ok((plan, fds))
     }
 
     fn finish(&self, started: Started, plan: &Plan, skipped: Vec<Skipped>) -> Result<Up> {
