@@ -58,6 +58,12 @@ impl Launch {
         send_plan(self.ours.as_fd(), plan, fds)
     }
 
+    /// Queues these bytes in the place of a plan.
+    #[cfg(test)]
+    pub(super) fn send_bytes(&self, bytes: &[u8]) -> Result<()> {
+        socket::send(self.ours.as_fd(), bytes, &[]).map_err(|e| Error::sys("send the plan", e))
+    }
+
     /// Makes the child. From here on it runs the plan, or waits for it.
     pub(crate) fn clone(self, spec: &Spec<'_>) -> Result<Started> {
         let args = CloneArgs { namespaces: spec.namespaces, cgroup: spec.cgroup };

@@ -130,6 +130,11 @@ impl Plan {
         &self.data[at.0 as usize..][..len]
     }
 
+    #[cfg(test)]
+    pub(super) fn set_data(&mut self, data: &[u8]) {
+        self.data = data.to_vec();
+    }
+
     /// Makes op number `op` fail with `errno`, or with 0 end the child without a word.
     pub(crate) fn inject(&mut self, op: usize, errno: i32) {
         if let Some(o) = self.ops.get_mut(op) {

@@ -1,5 +1,7 @@
 //! The engine alone: plans without namespaces, which any user may run.
 
+mod random;
+
 use std::os::fd::AsFd;
 use std::time::Duration;
 

@@ -35,6 +35,19 @@ pub(crate) struct Header {
     pub(crate) ops_at: u32,
 }
 
+impl Header {
+    /// Whether it is the head of a whole plan of `size` bytes that ends in the byte `last`. With a 0 there, every
+    /// string of the plan ends inside it.
+    pub(crate) const fn is_whole(&self, size: usize, last: u8) -> bool {
+        let ops_end = self.ops_at as u64 + self.ops as u64 * size_of::<Op>() as u64;
+        self.magic == PLAN
+            && self.len as usize == size
+            && self.ops_at % 8 == 0
+            && ops_end <= size as u64
+            && last == 0
+    }
+}
+
 /// One operation.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
@@ -126,7 +139,7 @@ pub(crate) mod code {
     pub(crate) const MARKER: u16 = 0x14;
     /// @paths, @argv, @envp: lists of offsets ended by 0
     pub(crate) const EXEC: u16 = 0x15;
-    /// errno to fail with, or 0 to die of SIGKILL: fault injection in tests
+    /// errno to fail with, or 0 to end without a word: fault injection in tests
     pub(crate) const FAULT: u16 = 0x16;
 
     /// @path, MS_* propagation flags
