@@ -106,6 +106,9 @@ impl Container {
         }
         plan.setsid();
         tail(&mut plan, &streams, &settings);
+        if let Some(fault) = options.fault {
+            fault.inject(&mut plan);
+        }
 
         let launch = Launch::new()?;
         launch.send(&plan, &fds)?;
