@@ -131,6 +131,20 @@ impl Started {
         socket::send(self.sock.as_fd(), &word, fds).map_err(|e| Error::sys("let the child go on", e))
     }
 
+    /// What the host met while it worked on the child, or, where the child has failed or ended meanwhile, that: it
+    /// is the cause then.
+    pub(crate) fn or_its_own<T>(&mut self, plan: &Plan, result: Result<T>) -> Result<T> {
+        let Err(e) = result else { return result };
+        loop {
+            match self.next(plan) {
+                Ok(Next::Message) => {}
+                Ok(Next::Nothing) => return Err(e),
+                Ok(Next::End) => return Err(self.died()),
+                Err(own) => return Err(own),
+            }
+        }
+    }
+
     /// The user namespace that the child is in.
     pub(crate) fn user_namespace(&self) -> Result<OwnedFd> {
         let child = self.child()?;

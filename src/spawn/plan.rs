@@ -54,6 +54,7 @@ impl Plan {
     }
 
     /// Number of ops so far.
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.ops.len()
     }
@@ -126,6 +127,7 @@ impl Plan {
         String::from_utf8_lossy(&bytes[..end]).into_owned()
     }
 
+    #[cfg(test)]
     pub(super) fn bytes_at(&self, at: At, len: usize) -> &[u8] {
         &self.data[at.0 as usize..][..len]
     }

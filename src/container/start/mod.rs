@@ -94,10 +94,12 @@ impl Request<'_> {
         };
         let launch = Launch::new()?;
         if self.child_comes_first(&fds) {
-            let started = launch.clone(&spec)?;
-            let (userns, skipped) = self.settle(&started, &fds)?;
+            let mut started = launch.clone(&spec)?;
+            let settled = self.settle(&started, &fds);
+            let (userns, skipped) = started.or_its_own(&plan, settled)?;
             let made = fds.make(userns.as_ref().map(AsFd::as_fd))?;
-            started.send(&plan, &borrow(&made))?;
+            let sent = started.send(&plan, &borrow(&made));
+            started.or_its_own(&plan, sent)?;
             drop(made);
             self.finish(started, &plan, skipped)
         } else {
@@ -132,9 +134,11 @@ impl Request<'_> {
         };
         let mut started = launch.clone(&spec)?;
         started.wait_sibling(&plan, self.deadline, self.cancel.as_ref())?;
-        let (userns, skipped) = self.settle(&started, &fds)?;
+        let settled = self.settle(&started, &fds);
+        let (userns, skipped) = started.or_its_own(&plan, settled)?;
         let made = fds.make(userns.as_ref().or(joined_users.as_ref()).map(AsFd::as_fd))?;
-        started.go(&borrow(&made))?;
+        let gone_on = started.go(&borrow(&made));
+        started.or_its_own(&plan, gone_on)?;
         drop(made);
         self.finish(started, &plan, skipped)
     }

@@ -189,7 +189,7 @@ fn change() -> impl Strategy<Value = Change> {
 fn send(strategy: spawn::Strategy<'_>, bytes: &[u8], plan: &Plan) -> crate::Result<Running> {
     let launch = Launch::new()?;
     launch.send_bytes(bytes)?;
-    let spec = Spec { strategy, namespaces: 0, cgroup: None, ambient: 0 };
+    let spec = Spec { strategy, namespaces: 0, cgroup: None, ambient: 0, own_memory_first: false };
     launch.clone(&spec)?.wait_exec(plan, Deadline::after(Duration::from_secs(1)), None)
 }
 
