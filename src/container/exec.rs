@@ -78,7 +78,7 @@ impl Container {
         }
         let groups = !has_users || host.can_map_ranges();
         let held = if has_users { CapSet::ALL } else { host.permitted() };
-        let settings = settings.tail(held, groups)?;
+        let settings = settings.tail(host, held, groups)?;
 
         let mut given: Vec<OwnedFd> = Vec::new();
         let first = 1 + u8::from(live.cgroup.is_some());

@@ -13,6 +13,7 @@ use crate::sys::mount::clone_tree;
 #[derive(Debug)]
 pub(crate) struct Host {
     permitted: CapSet,
+    last_cap: u32,
     clones_mounts: bool,
     uid: u32,
     gid: u32,
@@ -44,6 +45,7 @@ impl Host {
         };
         Ok(Self {
             permitted,
+            last_cap: last_cap()?,
             clones_mounts,
             uid: rustix::process::geteuid().as_raw(),
             gid: rustix::process::getegid().as_raw(),
@@ -59,6 +61,11 @@ impl Host {
     /// What this process holds: a child without a user namespace of its own cannot have more.
     pub(crate) fn permitted(&self) -> CapSet {
         self.permitted
+    }
+
+    /// The number of the last capability that this kernel knows.
+    pub(crate) fn last_cap(&self) -> u32 {
+        self.last_cap
     }
 
     /// Whether detached copies of mounts can be made here, instead of in the child.
@@ -102,6 +109,15 @@ impl Host {
                 .hint("mount a cgroup2 hierarchy, or choose CgroupConfig::None")
         })
     }
+}
+
+fn last_cap() -> Result<u32> {
+    const FILE: &str = "/proc/sys/kernel/cap_last_cap";
+    let text =
+        std::fs::read_to_string(FILE).map_err(|e| Error::io("read the last capability", e).object(FILE))?;
+    text.trim()
+        .parse()
+        .map_err(|_| Error::new(crate::ErrorKind::Kernel, "read the last capability").object(FILE))
 }
 
 fn root() -> BorrowedFd<'static> {

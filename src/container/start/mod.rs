@@ -202,7 +202,7 @@ impl Request<'_> {
             _ if self.ambient() != 0 => CapSet::from_bits_truncate(self.ambient()),
             _ => CapSet::ALL,
         };
-        let mut tail = Settings::of(self.config).tail(held, users != Users::Single)?;
+        let mut tail = Settings::of(self.config).tail(self.host, held, users != Users::Single)?;
         tail.listens = true;
         if self.sets_own_rlimits() {
             tail.rlimits = self.config.rlimits.iter().map(|(resource, limit)| (*resource, *limit)).collect();
