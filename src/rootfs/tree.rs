@@ -55,7 +55,7 @@ pub(crate) fn detach(
 /// The same for a directory by its path, without an id map.
 pub(crate) fn detach_dir(what: &'static str, path: &Path, depth: Depth, attrs: u64) -> Result<OwnedFd> {
     // The empty last part makes the kernel refuse what is no directory.
-    let tree = clone_tree(CWD, &path.join(""), depth == Depth::Tree).map_err(|e| dir_error(what, path, e))?;
+    let tree = clone_tree(CWD, path.join(""), depth == Depth::Tree).map_err(|e| dir_error(what, path, e))?;
     set_attrs(what, tree, path, depth, attrs, None)
 }
 

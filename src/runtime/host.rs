@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use crate::caps::{CapSet, Capability};
 use crate::cgroup::{Cgroup, Hierarchy};
 use crate::error::{Error, Result};
+use crate::idmap::SetGroups;
 use crate::runtime::SpawnStrategy;
 use crate::spawn::{Stage2, Strategy};
 use crate::sys::mount::clone_tree;
@@ -76,6 +77,11 @@ impl Host {
     /// Whether maps of many ids can be written.
     pub(crate) fn can_map_ranges(&self) -> bool {
         self.permitted.contains(Capability::Setuid) && self.permitted.contains(Capability::Setgid)
+    }
+
+    /// Whether supplementary groups can be set in user namespaces whose map this process writes.
+    pub(crate) fn set_groups(&self) -> SetGroups {
+        if self.can_map_ranges() { SetGroups::Allow } else { SetGroups::Deny }
     }
 
     /// Effective user and group of this process.
