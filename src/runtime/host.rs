@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use crate::caps::{CapSet, Capability};
 use crate::cgroup::{Cgroup, Hierarchy};
 use crate::error::{Error, Result};
+use crate::idmap::SetGroups;
 use crate::runtime::SpawnStrategy;
 use crate::spawn::{Stage2, Strategy};
 use crate::sys::mount::clone_tree;
@@ -13,6 +14,7 @@ use crate::sys::mount::clone_tree;
 #[derive(Debug)]
 pub(crate) struct Host {
     permitted: CapSet,
+    last_cap: u32,
     clones_mounts: bool,
     uid: u32,
     gid: u32,
@@ -45,6 +47,7 @@ impl Host {
         };
         Ok(Self {
             permitted,
+            last_cap: last_cap()?,
             clones_mounts,
             uid: rustix::process::geteuid().as_raw(),
             gid: rustix::process::getegid().as_raw(),
@@ -77,6 +80,11 @@ impl Host {
         self.permitted
     }
 
+    /// The number of the last capability that this kernel knows.
+    pub(crate) fn last_cap(&self) -> u32 {
+        self.last_cap
+    }
+
     /// Whether detached copies of mounts can be made here, instead of in the child.
     pub(crate) fn can_clone_mounts(&self) -> bool {
         self.clones_mounts
@@ -85,6 +93,11 @@ impl Host {
     /// Whether maps of many ids can be written.
     pub(crate) fn can_map_ranges(&self) -> bool {
         self.permitted.contains(Capability::Setuid) && self.permitted.contains(Capability::Setgid)
+    }
+
+    /// Whether supplementary groups can be set in user namespaces whose map this process writes.
+    pub(crate) fn set_groups(&self) -> SetGroups {
+        if self.can_map_ranges() { SetGroups::Allow } else { SetGroups::Deny }
     }
 
     /// Effective user and group of this process.
@@ -118,6 +131,15 @@ impl Host {
                 .hint("mount a cgroup2 hierarchy, or choose CgroupConfig::None")
         })
     }
+}
+
+fn last_cap() -> Result<u32> {
+    const FILE: &str = "/proc/sys/kernel/cap_last_cap";
+    let text =
+        std::fs::read_to_string(FILE).map_err(|e| Error::io("read the last capability", e).object(FILE))?;
+    text.trim()
+        .parse()
+        .map_err(|_| Error::new(crate::ErrorKind::Kernel, "read the last capability").object(FILE))
 }
 
 fn root() -> BorrowedFd<'static> {

@@ -134,8 +134,9 @@ impl Plan {
         self.none("set personality", code::PERSONALITY, [persona, 0, 0, 0, 0]);
     }
 
-    pub(crate) fn bounding_set(&mut self, keep: u64) {
-        self.none("drop capabilities from the bounding set", code::BOUNDING_SET, [keep, 0, 0, 0, 0]);
+    pub(crate) fn bounding_set(&mut self, keep: u64, last: u32) {
+        let args = [keep, u64::from(last), 0, 0, 0];
+        self.none("drop capabilities from the bounding set", code::BOUNDING_SET, args);
     }
 
     pub(crate) fn caps(&mut self, c: CapMasks) {
@@ -229,7 +230,7 @@ impl Plan {
         self.none("pivot_root", code::PIVOT_ROOT, [root.encode(), 0, 0, 0, 0]);
     }
 
-    /// Unmounts, lazily, what was mounted last over the root, and goes there.
+    /// Unmounts, lazily, what was mounted last on the working directory, and goes to the root.
     pub(crate) fn detach_top(&mut self, what: &'static str) {
         self.none(what, code::DETACH_TOP, [0; 5]);
     }
@@ -248,7 +249,7 @@ impl Plan {
         self.mount_with(code::MOUNT, m);
     }
 
-    /// As [`mount`](Self::mount), on a directory directly below the root that must be no link; made if missing.
+    /// As [`mount`](Self::mount), on a directory directly below the root, made if missing.
     pub(crate) fn mount_top(&mut self, m: &Mount<'_>) {
         self.mount_with(code::MOUNT_TOP, m);
     }

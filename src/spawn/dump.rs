@@ -40,7 +40,7 @@ fn row(op: u16) -> (&'static str, &'static [Arg]) {
         code::RESET_SIGNALS => ("reset_signals", &[]),
         code::RLIMIT => ("rlimit", &[Number("resource"), Number("soft"), Number("hard")]),
         code::PERSONALITY => ("personality", &[Hex("persona")]),
-        code::BOUNDING_SET => ("bounding_set", &[Hex("keep")]),
+        code::BOUNDING_SET => ("bounding_set", &[Hex("keep"), Number("last")]),
         code::CAPS => ("caps", &[Hex("effective"), Hex("permitted"), Hex("inheritable"), Hex("ambient")]),
         code::SECCOMP => ("seccomp", &[Skip, Number("instructions"), Hex("flags")]),
         code::CLONE_SIBLING => ("clone_sibling", &[Hex("kinds"), Fd("cgroup"), Number("copy")]),

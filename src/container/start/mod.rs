@@ -30,7 +30,7 @@ use super::tail::{Settings, Tail};
 use crate::caps::{CapSet, Capability};
 use crate::cgroup::{Cgroup, Skipped};
 use crate::error::{Error, ErrorKind, Result};
-use crate::idmap::{IdKind, IdMap};
+use crate::idmap::{self, IdMap, SetGroups};
 use crate::namespaces::{Namespace, NamespaceKind};
 use crate::op::{Cancel, Deadline};
 use crate::runtime::Host;
@@ -181,7 +181,7 @@ impl Request<'_> {
         let streams = streams.hand_over(|fd| fds.ready(fd))?;
         let users = match self.users {
             UserNamespace::Host => Users::Host,
-            _ if self.host.can_map_ranges() => Users::Mapped,
+            _ if self.host.set_groups() == SetGroups::Allow => Users::Mapped,
             _ => Users::Single,
         };
         let etc = [
@@ -219,7 +219,7 @@ impl Request<'_> {
             _ if self.ambient() != 0 => CapSet::from_bits_truncate(self.ambient()),
             _ => CapSet::ALL,
         };
-        let mut tail = Settings::of(self.config).tail(held, users != Users::Single)?;
+        let mut tail = Settings::of(self.config).tail(self.host, held, users != Users::Single)?;
         tail.listens = true;
         if self.sets_own_rlimits() {
             tail.rlimits = self.config.rlimits.iter().map(|(resource, limit)| (*resource, *limit)).collect();
@@ -269,8 +269,7 @@ impl Request<'_> {
     fn settle(&self, started: &Started, fds: &Descriptors) -> Result<(Option<OwnedFd>, Vec<Skipped>)> {
         let child = started.child()?;
         if let UserNamespace::New(map) = self.users {
-            // The kernel wants setgroups(2) denied where an ordinary user writes the map.
-            write_id_map(child.id(), map, self.host.can_map_ranges())?;
+            idmap::write(child.id(), map, self.host.set_groups())?;
         }
         if !self.sets_own_rlimits() {
             for (resource, limit) in &self.config.rlimits {
@@ -335,24 +334,6 @@ fn join_step(kind: NamespaceKind) -> &'static str {
         NamespaceKind::Time => "join the time namespace",
         _ => "join the mount namespace",
     }
-}
-
-/// Writes the maps of a process's new user namespace (`user_namespaces(7)`).
-fn write_id_map(pid: u32, map: &IdMap, groups: bool) -> Result<()> {
-    if !groups {
-        write_proc("deny setgroups", &format!("/proc/{pid}/setgroups"), "deny")?;
-    }
-    for kind in [IdKind::Uid, IdKind::Gid] {
-        let path = format!("/proc/{pid}/{}", kind.map_file());
-        write_proc("write the id map", &path, &map.kernel_text(kind)).map_err(|e| match e.errno() {
-            Some(libc::EPERM) => e.hint(
-                "a map of other ids than one's own needs CAP_SETUID and CAP_SETGID, \
-                 and the ids must be mapped in this process's own user namespace",
-            ),
-            _ => e,
-        })?;
-    }
-    Ok(())
 }
 
 fn write_proc(what: &'static str, path: &str, text: &str) -> Result<()> {

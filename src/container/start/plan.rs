@@ -18,7 +18,8 @@ use crate::namespaces::{NamespaceKind, NamespaceSource};
 use crate::rootfs::standard::{self as std_fs, INERT};
 use crate::spawn::{Fd, FsConfig, Mount, Plan, Tolerate};
 use crate::sys::mount::{
-    MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY, MountAttr,
+    MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NOSYMFOLLOW, MOUNT_ATTR_RDONLY,
+    MountAttr,
 };
 
 const CWD: Fd = Fd::Raw(libc::AT_FDCWD);
@@ -45,6 +46,10 @@ pub(super) enum Upper {
     /// A tmpfs that the child makes; gone with the container.
     Memory,
 }
+
+/// The flags of the root's mount. Links are not followed while the base mounts are made: see
+/// [`Builder::follow_links`].
+pub(super) const ROOT_ATTRS: u64 = MOUNT_ATTR_NODEV | MOUNT_ATTR_NOSYMFOLLOW;
 
 /// What the root is put together from.
 #[derive(Clone, Debug)]
@@ -101,6 +106,7 @@ impl Builder<'_> {
         if self.config.base_mounts == MountSet::Standard {
             self.base_mounts();
         }
+        self.follow_links();
         self.own_mounts();
         self.etc_files();
         for sysctl in &self.config.sysctls {
@@ -189,7 +195,7 @@ impl Builder<'_> {
                 // Not to take the mounts below would show what they hide, which the kernel refuses here.
                 let fd =
                     self.plan.open_tree(what, CWD, path.as_os_str().as_bytes(), OPEN_TREE_CLONE | RECURSIVE);
-                let attr = MountAttr { set: MOUNT_ATTR_NODEV, ..MountAttr::default() };
+                let attr = MountAttr { set: ROOT_ATTRS, ..MountAttr::default() };
                 self.plan.mount_setattr("set the flags of the root file system", fd, &attr, AT_RECURSIVE);
                 fd
             }
@@ -235,7 +241,7 @@ impl Builder<'_> {
             self.plan.fsconfig("let the overlay use user xattrs", fs, FsConfig::Flag("userxattr"));
         }
         self.plan.fsconfig("put the overlay together", fs, FsConfig::Create);
-        let root = self.plan.fsmount("mount the overlay", fs, MOUNT_ATTR_NODEV);
+        let root = self.plan.fsmount("mount the overlay", fs, ROOT_ATTRS);
         self.plan.detach_top("detach the scratch file system");
         self.plan.check_writable("check the overlay", root);
         root
@@ -375,6 +381,13 @@ impl Builder<'_> {
         self.enter_old_root();
         let flags = MountFlags::BIND | MountFlags::REC;
         self.plan.mount(&Mount { what, source, target, fstype: "", flags, data: "" });
+    }
+
+    /// The base mounts are made at paths that the image could have made links of, and a link could lead one of them
+    /// over another. From here on links lead where they do for the payload: inside the root.
+    fn follow_links(&mut self) {
+        let attr = MountAttr { clear: MOUNT_ATTR_NOSYMFOLLOW, ..MountAttr::default() };
+        self.plan.mount_setattr_path("follow links again", "/", &attr, AT_RECURSIVE);
     }
 
     fn own_mounts(&mut self) {

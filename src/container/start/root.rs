@@ -5,12 +5,11 @@ use std::path::{Path, PathBuf};
 
 use super::Request;
 use super::descriptors::Descriptors;
-use super::plan::{Root, Tree, Upper, mount_attrs};
+use super::plan::{ROOT_ATTRS, Root, Tree, Upper, mount_attrs};
 use crate::container::config::Mount;
 use crate::error::{Error, ErrorKind, Result};
 use crate::rootfs::tree::{self, Depth};
 use crate::rootfs::{FileIds, Rootfs};
-use crate::sys::mount::MOUNT_ATTR_NODEV;
 
 /// Files of the host that hold secrets; hidden from a container made of the host's own files.
 const KEY_FILES: [&str; 9] = [
@@ -102,11 +101,15 @@ impl Request<'_> {
         depth: Depth,
         ids: FileIds,
     ) -> Result<Tree> {
-        let dir: OwnedFd = tree::open_dir(what, path)?;
         if !self.host.can_clone_mounts() {
+            drop(tree::open_dir(what, path)?);
             return Ok(Tree::Path(path.to_owned()));
         }
-        let fd = fds.tree(what, dir, path.to_owned(), depth, MOUNT_ATTR_NODEV, self.maps(ids))?;
+        if !self.maps(ids) {
+            return fds.ready(tree::detach_dir(what, path, depth, ROOT_ATTRS)?).map(Tree::Given);
+        }
+        let dir: OwnedFd = tree::open_dir(what, path)?;
+        let fd = fds.tree(what, dir, path.to_owned(), depth, ROOT_ATTRS, true)?;
         Ok(Tree::Given(fd))
     }
 }

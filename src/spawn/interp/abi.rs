@@ -126,7 +126,7 @@ pub(crate) mod code {
     pub(crate) const RLIMIT: u16 = 0x0d;
     /// persona
     pub(crate) const PERSONALITY: u16 = 0x0e;
-    /// the capabilities to keep
+    /// the capabilities to keep, the last one of this kernel
     pub(crate) const BOUNDING_SET: u16 = 0x0f;
     /// effective, permitted, inheritable, ambient
     pub(crate) const CAPS: u16 = 0x10;
@@ -152,11 +152,11 @@ pub(crate) mod code {
     pub(crate) const MOVE_MOUNT: u16 = 0x43;
     /// root mount fd: fchdir, then pivot_root(".", ".")
     pub(crate) const PIVOT_ROOT: u16 = 0x44;
-    /// Unmounts what lies on top of the root.
+    /// Unmounts, lazily, what was mounted last on the working directory, and goes to the root.
     pub(crate) const DETACH_TOP: u16 = 0x45;
     /// @source, @target, @type, flags, @data
     pub(crate) const MOUNT: u16 = 0x46;
-    /// As MOUNT, on a directory directly below the root that must not be a link, made if missing.
+    /// As MOUNT, on a directory directly below the root, made if missing.
     pub(crate) const MOUNT_TOP: u16 = 0x47;
     /// @path: a recursive bind of itself, read-only
     pub(crate) const READ_ONLY: u16 = 0x48;
