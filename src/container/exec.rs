@@ -11,6 +11,7 @@ use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
+use super::config::MountSet;
 use super::handle::Container;
 use super::live::Live;
 use super::streams;
@@ -63,12 +64,16 @@ impl Container {
         let host = &self.runtime.inner().host;
         let deadline = Deadline::from(options.deadline);
         let cancel = options.cancel.clone();
-        let (sources, pipes) = streams::open(options.stdin, options.stdout, options.stderr)?;
+        let (mut sources, pipes) = streams::open(options.stdin, options.stdout, options.stderr)?;
+        if config.base_mounts == MountSet::None {
+            sources = sources.with_host_null()?;
+        }
         let has_users = config.namespaces.user != NamespaceSource::Host;
 
         let mut settings = Settings::of(&config);
         settings.caps = exec_caps(&settings, options.user.as_ref(), options.capabilities);
         settings.user = options.user.unwrap_or_default();
+        sources.belong_to(&settings.user, &config, live.id_map.as_ref())?;
         settings.args = options.args;
         if let Some(cwd) = options.cwd {
             settings.cwd = cwd;
@@ -92,6 +97,18 @@ impl Container {
         fds.extend(given.iter().map(AsFd::as_fd));
 
         let mut plan = Plan::new(fds.len() as u8);
+        // Before it hides itself, which makes its files in proc root's, and before it joins the user namespace,
+        // where limits can no longer be raised.
+        if let Some(value) = config.oom_score_adj {
+            plan.write_file(
+                "set oom_score_adj",
+                "/proc/self/oom_score_adj",
+                value.get().to_string().as_bytes(),
+            );
+        }
+        for (resource, limit) in &config.rlimits {
+            plan.rlimit(resource.name(), resource.number(), limit.soft(), limit.hard());
+        }
         plan.prctl("hide this process's memory", libc::PR_SET_DUMPABLE, 0);
         let kinds = self.kinds_to_join();
         if kinds != 0 {

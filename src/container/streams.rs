@@ -2,10 +2,16 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
+use rustix::fs::{Gid, Uid};
+use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 
+use super::config::ContainerConfig;
 use crate::error::{Error, Result};
+use crate::idmap::{HostGid, HostUid, IdMap};
 use crate::instance::{Pipes, Stdio};
+use crate::namespaces::NamespaceSource;
+use crate::process::User;
 use crate::spawn::Fd;
 
 /// Where one stream comes from, as the plan sees it.
@@ -24,6 +30,8 @@ enum Source {
     Inherit,
     Null,
     Given(OwnedFd),
+    /// One end of a pipe that was made here.
+    Made(OwnedFd),
 }
 
 /// The child's ends, before they are handed over.
@@ -58,7 +66,7 @@ fn source(stdio: Stdio, split: impl FnOnce((OwnedFd, OwnedFd)) -> OwnedFd) -> Re
         Stdio::Piped => {
             let ends =
                 rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|e| Error::sys("make a pipe", e))?;
-            Source::Given(split(ends))
+            Source::Made(split(ends))
         }
     })
 }
@@ -71,10 +79,33 @@ impl Sources {
             *stream = match source {
                 Source::Inherit => Stream::Inherit,
                 Source::Null => Stream::Null,
-                Source::Given(fd) => Stream::Given(give(fd)?),
+                Source::Given(fd) | Source::Made(fd) => Stream::Given(give(fd)?),
             };
         }
         Ok(streams)
+    }
+
+    /// Makes the pipes belong to `user` of the container, as the host numbers it: who opens `/dev/stdout` inside opens
+    /// the pipe anew, and a pipe of the host's root is closed to everybody in a user namespace. What the caller gave
+    /// keeps its owner. Without `CAP_CHOWN` the pipes stay as they are: only that opening fails then.
+    pub(super) fn belong_to(&self, user: &User, config: &ContainerConfig, map: Option<&IdMap>) -> Result<()> {
+        let ids = match map {
+            Some(map) => map.uid_to_host(user.uid).zip(map.gid_to_host(user.gid)),
+            None if config.namespaces.user == NamespaceSource::Host => {
+                Some((HostUid::new(user.uid.as_raw()), HostGid::new(user.gid.as_raw())))
+            }
+            None => None,
+        };
+        let Some((uid, gid)) = ids else { return Ok(()) };
+        for source in &self.0 {
+            let Source::Made(fd) = source else { continue };
+            let (uid, gid) = (Uid::from_raw(uid.as_raw()), Gid::from_raw(gid.as_raw()));
+            match rustix::fs::fchown(fd, Some(uid), Some(gid)) {
+                Ok(()) | Err(Errno::PERM) => {}
+                Err(e) => return Err(Error::sys("give a pipe to the container's user", e)),
+            }
+        }
+        Ok(())
     }
 
     /// For a container without a null device of its own: the host's instead.

@@ -254,13 +254,15 @@ impl Plan {
         self.mount_with(code::MOUNT_TOP, m);
     }
 
-    pub(crate) fn read_only_path(&mut self, path: &str) {
+    pub(crate) fn read_only_path(&mut self, path: impl AsRef<[u8]>) {
         let at = self.text(path);
         self.on("make path read-only", at, code::READ_ONLY, [at.into(), 0, 0, 0, 0]);
         self.tolerate(Tolerate::Missing);
     }
 
-    pub(crate) fn mask_path(&mut self, path: &str) {
+    /// Hides the file or directory at `path`. The working directory must be the host's root: its null device covers
+    /// files, since what lies at `/dev/null` inside may be anything.
+    pub(crate) fn mask_path(&mut self, path: impl AsRef<[u8]>) {
         let at = self.text(path);
         self.on("mask path", at, code::MASK, [at.into(), 0, 0, 0, 0]);
         self.tolerate(Tolerate::Missing);

@@ -3,7 +3,7 @@
 //! 1. become root of the user namespace; names and loopback of the namespaces;
 //! 2. make mounts private, put the root together, attach it over `/`, `pivot_root`;
 //! 3. mount at absolute paths inside the new root: proc, /dev, the rest, the caller's mounts;
-//! 4. detach the old root (proc and sysfs need it until here), read-only paths, masks;
+//! 4. masks, detach the old root (proc and sysfs need it until here), read-only paths;
 //! 5. the tail that exec shares: see [`super::super::tail`].
 
 use std::os::unix::ffi::OsStrExt;
@@ -112,8 +112,9 @@ impl Builder<'_> {
         for sysctl in &self.config.sysctls {
             self.plan.write_file("set sysctl", &sysctl.path().to_string_lossy(), sysctl.value().as_bytes());
         }
+        self.masks();
         self.plan.detach_top("detach the old root");
-        self.seal();
+        self.read_only();
         self.plan.setsid();
         tail(self.plan, &self.parts.streams, &self.parts.tail);
     }
@@ -184,6 +185,7 @@ impl Builder<'_> {
     fn needs_old_root(&self) -> bool {
         let standard = self.config.base_mounts == MountSet::Standard;
         (standard && (self.user_namespace() || !self.own_sysfs()))
+            || self.has_masks()
             || self.parts.mounts.iter().flatten().any(|(tree, _)| matches!(tree, Tree::Path(_)))
     }
 
@@ -444,6 +446,8 @@ impl Builder<'_> {
             let made = format!("{ETC_DIR}/{name}");
             self.plan.create_file("write a generated file", &made, content, 0o644);
             let tree = self.plan.open_tree("open a generated file", CWD, &made, OPEN_TREE_CLONE);
+            let attr = MountAttr { set: MOUNT_ATTR_RDONLY, ..MountAttr::default() };
+            self.plan.mount_setattr("make a generated file read-only", tree, &attr, 0);
             self.plan.attach(
                 "attach a generated file",
                 tree,
@@ -454,16 +458,27 @@ impl Builder<'_> {
         }
     }
 
-    /// Takes away what the payload must not reach.
-    fn seal(&mut self) {
+    fn has_masks(&self) -> bool {
+        !self.parts.hidden.is_empty() || !self.config.masked_paths.is_empty()
+    }
+
+    /// Hides what the payload must not see.
+    fn masks(&mut self) {
+        if !self.has_masks() {
+            return;
+        }
+        self.enter_old_root();
         for path in &self.parts.hidden {
             self.plan.mask_path(path);
         }
-        for path in &self.config.readonly_paths {
-            self.plan.read_only_path(&path.to_string_lossy());
-        }
         for path in &self.config.masked_paths {
-            self.plan.mask_path(&path.to_string_lossy());
+            self.plan.mask_path(path.as_os_str().as_bytes());
+        }
+    }
+
+    fn read_only(&mut self) {
+        for path in &self.config.readonly_paths {
+            self.plan.read_only_path(path.as_os_str().as_bytes());
         }
         if self.config.read_only_root {
             let attr = MountAttr { set: MOUNT_ATTR_RDONLY, ..MountAttr::default() };

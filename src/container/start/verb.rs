@@ -61,6 +61,7 @@ impl Container {
         let inner = self.runtime.inner();
         let joins = config.namespaces.open_joins(|id, kind| self.namespace_of(id, kind))?;
         let id_map = self.id_map()?;
+        sources.belong_to(&config.user, &config, id_map.as_ref())?;
         let joined_users = joins.iter().any(|ns| ns.kind() == NamespaceKind::User);
         let cgroup = self.make_cgroup(&config)?;
         let request = Request {

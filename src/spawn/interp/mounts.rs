@@ -138,17 +138,22 @@ impl Interp {
         let target = self.at(path) as usize;
         // SAFETY: strings of the plan and constants.
         unsafe {
-            let ret = sys5(nr::MOUNT, c"/dev/null".as_ptr() as usize, target, 0, MS_BIND, 0);
+            let ret = sys5(nr::MOUNT, c"dev/null".as_ptr() as usize, target, 0, MS_BIND, 0);
             if ret != -syscall::ENOTDIR {
                 return ret;
             }
-            // A directory. One empty file system serves them all.
-            if self.masked_dir != 0 {
-                return sys5(nr::MOUNT, self.at(self.masked_dir) as usize, target, 0, MS_BIND, 0);
+            // A directory. One empty file system serves them all, unless a later mask has covered its place.
+            if self.masked_dir != 0
+                && sys5(nr::MOUNT, self.at(self.masked_dir) as usize, target, 0, MS_BIND, 0) == 0
+            {
+                return 0;
             }
-            self.masked_dir = path;
             let tmpfs = c"tmpfs".as_ptr() as usize;
-            sys5(nr::MOUNT, tmpfs, target, tmpfs, MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, 0)
+            let ret = sys5(nr::MOUNT, tmpfs, target, tmpfs, MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, 0);
+            if ret == 0 {
+                self.masked_dir = path;
+            }
+            ret
         }
     }
 
