@@ -284,7 +284,8 @@ fn clone_error(errno: Errno, args: &CloneArgs<'_>) -> Error {
         }
         Errno::PERM if user => e.hint(
             "user namespaces are restricted here: see /proc/sys/user/max_user_namespaces, \
-             kernel.unprivileged_userns_clone and kernel.apparmor_restrict_unprivileged_userns",
+             kernel.unprivileged_userns_clone and kernel.apparmor_restrict_unprivileged_userns; \
+             a process in a chroot(2) may not make any",
         ),
         Errno::PERM => e.hint("new namespaces need CAP_SYS_ADMIN, or a new user namespace beside them"),
         Errno::ACCESS if args.cgroup.is_some() => {
