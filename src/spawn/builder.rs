@@ -259,7 +259,7 @@ impl Plan {
         self.tolerate(Tolerate::Missing);
     }
 
-    pub(crate) fn mask_path(&mut self, path: &str) {
+    pub(crate) fn mask_path(&mut self, path: impl AsRef<[u8]>) {
         let at = self.text(path);
         self.on("mask path", at, code::MASK, [at.into(), 0, 0, 0, 0]);
         self.tolerate(Tolerate::Missing);

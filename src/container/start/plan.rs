@@ -6,6 +6,8 @@
 //! 4. detach the old root (proc and sysfs need it until here), read-only paths, masks;
 //! 5. the tail that exec shares: see [`super::super::tail`].
 
+mod host;
+
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -15,6 +17,7 @@ use super::super::config::{ContainerConfig, Mount as ConfigMount, MountSet, Prop
 use super::super::streams::Stream;
 use super::super::tail::{Tail, tail};
 use crate::namespaces::{NamespaceKind, NamespaceSource};
+use crate::rootfs::Rootfs;
 use crate::rootfs::standard::{self as std_fs, INERT};
 use crate::spawn::{Fd, FsConfig, Mount, Plan, Tolerate};
 use crate::sys::mount::{
@@ -51,6 +54,15 @@ pub(super) enum Upper {
 pub(super) enum Root {
     Dir(Tree),
     Overlay { lower: Vec<Tree>, upper: Upper },
+    View(View),
+}
+
+/// Directories of the host, read-only, below a root of their own.
+#[derive(Clone, Debug, Default)]
+pub(super) struct View {
+    pub(super) dirs: Vec<PathBuf>,
+    /// Links: target, path.
+    pub(super) links: Vec<(PathBuf, PathBuf)>,
 }
 
 /// How the user namespace looks from inside.
@@ -72,7 +84,7 @@ pub(super) struct Parts {
     /// The caller's mounts, in order: a bind's tree, or nothing for a tmpfs.
     pub(super) mounts: Vec<Option<(Tree, bool)>>,
     /// Paths that the container must not see, for a root made of the host's files.
-    pub(super) hidden: Vec<String>,
+    pub(super) hidden: Vec<Vec<u8>>,
     /// Generated files of /etc: name, content.
     pub(super) etc: Vec<(&'static str, Vec<u8>)>,
     pub(super) streams: [Stream; 3],
@@ -100,6 +112,9 @@ impl Builder<'_> {
         self.root();
         if self.config.base_mounts == MountSet::Standard {
             self.base_mounts();
+        }
+        if self.config.rootfs == Rootfs::Host {
+            self.hide();
         }
         self.own_mounts();
         self.etc_files();
@@ -161,12 +176,20 @@ impl Builder<'_> {
             let flags = (rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY).bits();
             self.old_root = Some(self.plan.open("open the host's root", "/", flags));
         }
+        let mut dirs = Vec::new();
         let root = match &self.parts.root {
             Root::Dir(tree) => self.tree("open the root file system", tree),
             Root::Overlay { lower, upper } => self.overlay(lower, upper),
+            Root::View(view) => {
+                dirs = self.open_view(view);
+                self.empty_root()
+            }
         };
         self.plan.move_mount("attach the root file system", root, "/");
         self.plan.pivot_root(root);
+        if let Root::View(view) = &self.parts.root {
+            self.attach_view(view, dirs);
+        }
         let own = match self.config.propagation {
             Propagation::Shared => MountPropagationFlags::SHARED,
             Propagation::Unbindable => MountPropagationFlags::UNBINDABLE,
@@ -200,17 +223,17 @@ impl Builder<'_> {
     /// map only from this mount namespace. It keeps copies of its own, so the scratch mount goes right after. Were
     /// it left over the old root, detaching "the top" later would take it away and leave the host's root.
     fn overlay(&mut self, lower: &[Tree], upper: &Upper) -> Fd {
-        let scratch = self.plan.fsopen("make a scratch file system", "tmpfs");
-        self.plan.fsconfig("make a scratch file system", scratch, FsConfig::Create);
-        let scratch =
-            self.plan.fsmount("make a scratch file system", scratch, MOUNT_ATTR_NODEV | MOUNT_ATTR_NOSUID);
-        self.plan.move_mount("attach the scratch file system", scratch, "/");
-        // Paths of the host are opened while the working directory is still the host's.
+        // Before the scratch mount: a copy of the host's root with all its mounts would have it on top.
         let lower: Vec<Fd> = lower.iter().map(|t| self.tree("open a layer", t)).collect();
         let upper_dir = match upper {
             Upper::Dir(tree) => Some(self.tree("open the upper directory", tree)),
             Upper::Memory => None,
         };
+        let scratch = self.plan.fsopen("make a scratch file system", "tmpfs");
+        self.plan.fsconfig("make a scratch file system", scratch, FsConfig::Create);
+        let scratch =
+            self.plan.fsmount("make a scratch file system", scratch, MOUNT_ATTR_NODEV | MOUNT_ATTR_NOSUID);
+        self.plan.move_mount("attach the scratch file system", scratch, "/");
         self.plan.fchdir("enter the scratch file system", scratch);
         let mut names = Vec::with_capacity(lower.len());
         for (i, fd) in lower.into_iter().enumerate() {
@@ -443,14 +466,11 @@ impl Builder<'_> {
 
     /// Takes away what the payload must not reach.
     fn seal(&mut self) {
-        for path in &self.parts.hidden {
-            self.plan.mask_path(path);
-        }
         for path in &self.config.readonly_paths {
             self.plan.read_only_path(&path.to_string_lossy());
         }
         for path in &self.config.masked_paths {
-            self.plan.mask_path(&path.to_string_lossy());
+            self.plan.mask_path(path.as_os_str().as_bytes());
         }
         if self.config.read_only_root {
             let attr = MountAttr { set: MOUNT_ATTR_RDONLY, ..MountAttr::default() };
