@@ -28,22 +28,22 @@ fn main() {
 
 fn rustc(main: &Path, out: &Path, target: &str) -> Command {
     let mut cmd = Command::new(env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
-    cmd.args(["--edition=2024", "--crate-name=stage2", "--crate-type=bin", "--target", target])
-        .args(["-Copt-level=s", "-Cpanic=abort", "-Crelocation-model=static", "-Ctarget-feature=+crt-static"])
-        .args([
-            "-Cstrip=symbols",
-            "-Coverflow-checks=off",
-            "-Cdebug-assertions=off",
-            "-Cforce-unwind-tables=no",
-        ])
-        // No C runtime: the entry point is ours, and an undefined symbol fails the build.
-        .args(["-Clink-arg=-nostartfiles", "-Clink-arg=-nostdlib", "-Clink-arg=-static"])
-        .args([
-            "-Clink-arg=-Wl,--build-id=none,-z,noseparate-code,-z,noexecstack,-z,norelro,--no-dynamic-linker",
-        ])
-        .arg("-o")
-        .arg(out)
-        .arg(main);
+    cmd.args([
+        "--edition=2024",
+        "--crate-name=stage2",
+        "--crate-type=bin",
+        "--cfg=stage2",
+        "--target",
+        target,
+    ])
+    .args(["-Copt-level=s", "-Cpanic=abort", "-Crelocation-model=static", "-Ctarget-feature=+crt-static"])
+    .args(["-Cstrip=symbols", "-Coverflow-checks=off", "-Cdebug-assertions=off", "-Cforce-unwind-tables=no"])
+    // No C runtime: the entry point is ours, and an undefined symbol fails the build.
+    .args(["-Clink-arg=-nostartfiles", "-Clink-arg=-nostdlib", "-Clink-arg=-static"])
+    .args(["-Clink-arg=-Wl,--build-id=none,-z,noseparate-code,-z,noexecstack,-z,norelro,--no-dynamic-linker"])
+    .arg("-o")
+    .arg(out)
+    .arg(main);
     if let Some(linker) = env::var_os("RUSTC_LINKER") {
         cmd.arg(format!("-Clinker={}", linker.to_string_lossy()));
     }

@@ -231,7 +231,7 @@ fn remove_takes_nested_children_with_it_even_with_a_spent_deadline() {
     }
     let deep = leaf.open_child("system.slice").unwrap().open_child("cron.service").unwrap();
     leaf.run_in(&deep, "exec sleep 60");
-    assert_eq!(leaf.procs().unwrap(), []);
+    assert!(leaf.procs().unwrap().is_empty());
     let err = leaf.remove(short()).unwrap_err();
     assert_eq!(err.kind(), ErrorKind::Timeout);
     assert!(err.to_string().contains("child cgroups"), "{err}");

@@ -109,7 +109,13 @@ impl Container {
 
         let launch = Launch::new()?;
         launch.send(&plan, &fds)?;
-        let spec = Spec { strategy: host.strategy(), namespaces: 0, cgroup: None, ambient: 0 };
+        let spec = Spec {
+            strategy: host.strategy(),
+            namespaces: 0,
+            cgroup: None,
+            ambient: 0,
+            own_memory_first: false,
+        };
         let running = launch.clone(&spec)?.wait_exec(&plan, deadline, cancel.as_ref());
         let running = running.map_err(|e| explain(e, &live))?;
         Ok(Process { child: running.child, pipes })

@@ -67,15 +67,17 @@ impl Container {
         if let Some(cgroup) = &live.cgroup {
             remove_cgroup(cgroup)?;
         }
-        let id = self.id();
         let config = self.config();
-        let store = &self.runtime.inner().store;
-        let record = RunRecord { exit: Some(exit), ..live.record.clone() };
-        match store.save_run(&id, config.durability(), &record) {
-            Ok(()) => {}
-            // Deleted behind our back: there is nobody to remember it for.
-            Err(e) if e.kind() == ErrorKind::NotFound => {}
-            Err(e) => return Err(e),
+        // An ephemeral container is about to be deleted; another process that looks before finds it ended, with
+        // status unknown.
+        if !config.ephemeral {
+            let record = RunRecord { exit: Some(exit), ..live.record.clone() };
+            match self.runtime.inner().store.save_run(&self.id(), config.durability(), &record) {
+                Ok(()) => {}
+                // Deleted behind our back: there is nobody to remember it for.
+                Err(e) if e.kind() == ErrorKind::NotFound => {}
+                Err(e) => return Err(e),
+            }
         }
         *run = Run::Ended { exit, started_at: live.started_at };
         Ok(())
@@ -86,14 +88,16 @@ impl Container {
 /// in a shared one what is left is ended here.
 pub(super) fn remove_cgroup(cgroup: &Cgroup) -> Result<()> {
     let end = Deadline::after(SETTLE).instant();
-    if cgroup.populated().unwrap_or(false) {
-        cgroup.kill()?;
-        cgroup.wait_empty(end)?;
-    }
-    match cgroup.remove(end) {
-        Err(e) if e.errno() == Some(libc::ENOENT) || e.kind() == ErrorKind::NotFound => Ok(()),
+    let gone = |removed: Result<()>| match removed {
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
         other => other,
+    };
+    if gone(cgroup.remove(Some(std::time::Instant::now()))).is_ok() {
+        return Ok(());
     }
+    cgroup.kill()?;
+    cgroup.wait_empty(end)?;
+    gone(cgroup.remove(end))
 }
 
 /// The error of a wait that was not for a running container.

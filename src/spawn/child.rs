@@ -1,9 +1,10 @@
 //! [`Child`]: a process held by its pidfd, from clone to reap.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::process::Pid;
 
@@ -56,7 +57,7 @@ impl Child {
 
     /// The status if it has ended. Does not block, but for up to 200 ms where somebody else has to reap it.
     pub(crate) fn try_wait(&self) -> Result<Option<ExitStatus>> {
-        let mut status = self.status.lock().unwrap_or_else(|e| e.into_inner());
+        let mut status = self.known();
         if status.is_none()
             && pidfd::wait_ended(self.pidfd.as_fd(), Some(Instant::now())).map_err(poll_error)?
         {
@@ -67,11 +68,15 @@ impl Child {
 
     /// Waits until it has ended.
     pub(crate) fn wait(&self, deadline: Deadline, cancel: Option<&Cancel>) -> Result<ExitStatus> {
-        loop {
-            if let Some(status) = self.try_wait()? {
-                return Ok(status);
-            }
-            wait_readable(self.pidfd.as_fd(), deadline, cancel, "wait for the process to end")?;
+        if let Some(status) = *self.known() {
+            return Ok(status);
+        }
+        wait_for(self.pidfd.as_fd(), Readiness::Readable, deadline, cancel, "wait for the process to end")?;
+        let mut known = self.known();
+        match *known {
+            // Another thread was faster.
+            Some(status) => Ok(status),
+            None => Ok(*known.insert(self.collect()?)),
         }
     }
 
@@ -82,6 +87,10 @@ impl Child {
         }
         let _ = pidfd::send_signal(self.pidfd.as_fd(), libc::SIGKILL);
         self.wait(Deadline::after(KILL_GRACE), None).ok()
+    }
+
+    fn known(&self) -> MutexGuard<'_, Option<ExitStatus>> {
+        self.status.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     /// Takes the status of the ended process from the kernel.
@@ -115,20 +124,40 @@ impl AsFd for Child {
     }
 }
 
-/// Waits until `fd` is readable.
-pub(crate) fn wait_readable(
+/// What to wait for on a descriptor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Readiness {
+    Readable,
+    /// Closed at the other end, whatever there is to read.
+    Closed,
+}
+
+/// Waits for `fd`.
+pub(crate) fn wait_for(
     fd: BorrowedFd<'_>,
+    readiness: Readiness,
     deadline: Deadline,
     cancel: Option<&Cancel>,
     what: &'static str,
 ) -> Result<()> {
-    let mut fds = vec![fd];
-    fds.extend(cancel.map(AsFd::as_fd));
-    let ready = pidfd::poll_in(&fds, deadline.instant()).map_err(poll_error)?;
-    match ready[..] {
-        [true, ..] => Ok(()),
+    let events = if readiness == Readiness::Closed { PollFlags::empty() } else { PollFlags::IN };
+    let first = PollFd::from_borrowed_fd(fd, events);
+    let ready = match cancel {
+        Some(cancel) => {
+            let mut fds = [first, PollFd::from_borrowed_fd(cancel.as_fd(), PollFlags::IN)];
+            pidfd::poll(&mut fds, deadline.instant()).map_err(poll_error)?;
+            fds.map(|p| !p.revents().is_empty())
+        }
+        None => {
+            let mut fds = [first];
+            pidfd::poll(&mut fds, deadline.instant()).map_err(poll_error)?;
+            [!fds[0].revents().is_empty(), false]
+        }
+    };
+    match ready {
+        [true, _] => Ok(()),
         [false, true] => Err(Error::new(ErrorKind::Cancelled, what)),
-        _ => Err(Error::new(ErrorKind::Timeout, what)),
+        [false, false] => Err(Error::new(ErrorKind::Timeout, what)),
     }
 }
 

@@ -5,14 +5,14 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::process::Pid;
 
-use super::child::{Child, wait_readable};
+use super::child::{Child, Readiness, wait_for};
 use super::interp::abi;
 use super::interp::window::{Copied, Window, execute_stage2, interpret};
 use super::plan::Plan;
 use super::report;
 use crate::error::{Error, ErrorKind, Result};
 use crate::op::{Cancel, Deadline};
-use crate::sys::clone::{self, CloneArgs, Cloned};
+use crate::sys::clone::{self, CloneArgs, Cloned, Hold, Lent};
 use crate::sys::stack::Stack;
 use crate::sys::{memfd, pidfd, socket};
 
@@ -38,6 +38,9 @@ pub(crate) struct Spec<'a> {
     /// Capabilities that stage-2 must have and that executing it would lose (a child in a new user namespace, or
     /// of an ordinary user).
     pub(crate) ambient: u64,
+    /// Whether the call must not come back before the child has memory of its own: so that limits which can kill
+    /// may be written. Otherwise host and child go on at the same time.
+    pub(crate) own_memory_first: bool,
 }
 
 /// Before the clone: the two ends of the socket.
@@ -61,31 +64,28 @@ impl Launch {
     /// Makes the child. From here on it runs the plan, or waits for it.
     pub(crate) fn clone(self, spec: &Spec<'_>) -> Result<Started> {
         let args = CloneArgs { namespaces: spec.namespaces, cgroup: spec.cgroup };
-        let cloned = match spec.strategy {
-            Strategy::Exec(stage2) => self.clone_and_exec(args, stage2, spec.ambient)?,
-            Strategy::Fork => self.clone_copy(args)?,
+        let (cloned, lent) = match spec.strategy {
+            Strategy::Exec(stage2) => {
+                let (cloned, lent) = self.clone_and_exec(args, stage2, spec)?;
+                (cloned, Some(lent))
+            }
+            Strategy::Fork => (self.clone_copy(args)?, None),
         };
         drop(self.theirs);
         let child = Child::new(cloned.pid, cloned.pidfd);
-        Ok(Started { sock: self.ours, child: Some(child), joiner: None, marker: false, listener: None })
+        Ok(Started { sock: self.ours, child: Some(child), joiner: None, marker: false, listener: None, lent })
     }
 
-    fn clone_and_exec(&self, args: CloneArgs<'_>, stage2: &Stage2, ambient: u64) -> Result<Cloned> {
-        let mut number = [0_u8; 12];
-        let text = self.theirs.as_raw_fd().to_string();
-        number[..text.len()].copy_from_slice(text.as_bytes());
-        let window = Window {
-            stage2: stage2.0.as_raw_fd(),
-            sock: self.theirs.as_raw_fd(),
-            ambient,
-            argv: [c"stockade-stage2".as_ptr().cast(), number.as_ptr(), std::ptr::null()],
-            envp: [std::ptr::null()],
-        };
+    fn clone_and_exec(
+        &self,
+        args: CloneArgs<'_>,
+        stage2: &Stage2,
+        spec: &Spec<'_>,
+    ) -> Result<(Cloned, Lent<Window>)> {
+        let window = Window::new(stage2.0.as_raw_fd(), self.theirs.as_raw_fd(), spec.ambient);
         let stack = Stack::take().map_err(|e| Error::sys("map a stack for the child", e))?;
-        let cloned = clone::share_memory(args, &stack, execute_stage2, &window);
-        // The call came back, so the child has executed stage-2 or ended: the stack is free.
-        stack.give_back();
-        cloned.map_err(|e| clone_error(e, &args))
+        let hold = if spec.own_memory_first { Hold::UntilExec } else { Hold::No };
+        clone::share_memory(args, stack, execute_stage2, window, hold).map_err(|e| clone_error(e, &args))
     }
 
     fn clone_copy(&self, args: CloneArgs<'_>) -> Result<Cloned> {
@@ -104,6 +104,8 @@ pub(crate) struct Started {
     joiner: Option<Child>,
     marker: bool,
     listener: Option<OwnedFd>,
+    /// What the child ran on before it executed stage-2.
+    lent: Option<Lent<Window>>,
 }
 
 impl Started {
@@ -138,8 +140,10 @@ impl Started {
         cancel: Option<&Cancel>,
     ) -> Result<()> {
         while self.joiner.is_none() {
-            if !self.event(plan, deadline, cancel)? {
-                return Err(self.died());
+            match self.next(plan)? {
+                Next::Message => {}
+                Next::Nothing => wait_for(self.sock.as_fd(), Readiness::Readable, deadline, cancel, WAIT)?,
+                Next::End => return Err(self.died()),
             }
         }
         Ok(())
@@ -152,9 +156,22 @@ impl Started {
         deadline: Deadline,
         cancel: Option<&Cancel>,
     ) -> Result<Running> {
-        while self.event(plan, deadline, cancel)? {}
+        // Only the end of the conversation wakes this thread: all that came before it is read then.
+        let waited = wait_for(self.sock.as_fd(), Readiness::Closed, deadline, cancel, WAIT);
+        loop {
+            match self.next(plan)? {
+                Next::Message => {}
+                Next::End => break,
+                // Not closed: the wait was in vain, but a sibling that was made meanwhile is known now, and ends
+                // with `self`.
+                Next::Nothing => return waited.and(Err(self.died())),
+            }
+        }
         if !self.marker {
             return Err(self.died());
+        }
+        if let Some(lent) = self.lent.take() {
+            lent.take_back();
         }
         if let Some(joiner) = self.joiner.take() {
             joiner.wait(deadline, cancel)?;
@@ -165,26 +182,15 @@ impl Started {
         }
     }
 
-    /// Handles one message; false at the end of file.
-    fn event(&mut self, plan: &Plan, deadline: Deadline, cancel: Option<&Cancel>) -> Result<bool> {
+    /// Handles one message, if there is one.
+    fn next(&mut self, plan: &Plan) -> Result<Next> {
         let mut buf = [0_u8; 64];
-        let msg = loop {
-            match socket::receive(self.sock.as_fd(), &mut buf) {
-                Ok(msg) => break msg,
-                Err(Errno::AGAIN) => {
-                    wait_readable(
-                        self.sock.as_fd(),
-                        deadline,
-                        cancel,
-                        "wait for the child to run its program",
-                    )?;
-                }
-                Err(e) => return Err(Error::sys("read from the child", e)),
-            }
+        let msg = match socket::receive(self.sock.as_fd(), &mut buf) {
+            Ok(msg) if msg.len == 0 => return Ok(Next::End),
+            Ok(msg) => msg,
+            Err(Errno::AGAIN) => return Ok(Next::Nothing),
+            Err(e) => return Err(Error::sys("read from the child", e)),
         };
-        if msg.len == 0 {
-            return Ok(false);
-        }
         let mut fds = msg.fds.into_iter();
         let Some(record) = report::decode(&buf[..msg.len]) else {
             return Err(Error::new(ErrorKind::Died, "read from the child")
@@ -201,13 +207,13 @@ impl Started {
             }
             _ => return Err(report::error(plan, &record)),
         }
-        Ok(true)
+        Ok(Next::Message)
     }
 
     /// The child has gone without a word.
     fn died(&mut self) -> Error {
         let how = self.child.as_ref().and_then(Child::kill_and_reap);
-        let e = Error::new(ErrorKind::Died, "wait for the child to run its program");
+        let e = Error::new(ErrorKind::Died, WAIT);
         match how {
             Some(status) => e.detail(format!("the child {status} before its program ran")),
             None => e,
@@ -218,10 +224,26 @@ impl Started {
 
 impl Drop for Started {
     fn drop(&mut self) {
+        let mut ended = true;
         for child in self.child.iter().chain(&self.joiner) {
-            let _ = child.kill_and_reap();
+            ended &= child.kill_and_reap().is_some();
+        }
+        // A child that would not die keeps its stack.
+        if let (true, Some(lent)) = (ended, self.lent.take()) {
+            lent.take_back();
         }
     }
+}
+
+const WAIT: &str = "wait for the child to run its program";
+
+/// What lay in the socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    Message,
+    Nothing,
+    /// Nobody holds the other end any more.
+    End,
 }
 
 /// A child whose program runs.

@@ -21,7 +21,7 @@ fn shell(plan: &mut Plan, script: &str) {
 fn start(strategy: Strategy<'_>, plan: &Plan) -> crate::Result<Running> {
     let launch = Launch::new()?;
     launch.send(plan, &[])?;
-    let spec = Spec { strategy, namespaces: 0, cgroup: None, ambient: 0 };
+    let spec = Spec { strategy, namespaces: 0, cgroup: None, ambient: 0, own_memory_first: false };
     launch.clone(&spec)?.wait_exec(plan, Deadline::after(DEADLINE), None)
 }
 
@@ -115,7 +115,7 @@ fn a_plan_longer_than_a_message_arrives() {
 fn a_child_that_waits_for_its_plan_is_ended_by_the_deadline_and_by_drop() {
     both(|strategy| {
         let plan = Plan::new(0);
-        let spec = Spec { strategy, namespaces: 0, cgroup: None, ambient: 0 };
+        let spec = Spec { strategy, namespaces: 0, cgroup: None, ambient: 0, own_memory_first: false };
         let started = Launch::new().unwrap().clone(&spec).unwrap();
         let e = started.wait_exec(&plan, Deadline::after(Duration::from_millis(50)), None).unwrap_err();
         assert_eq!(e.kind(), ErrorKind::Timeout);
@@ -136,7 +136,7 @@ fn the_sibling_is_our_child_and_the_joiner_is_reaped() {
         let (read, write) = rustix::pipe::pipe().unwrap();
         let launch = Launch::new().unwrap();
         launch.send(&plan, &[]).unwrap();
-        let spec = Spec { strategy, namespaces: 0, cgroup: None, ambient: 0 };
+        let spec = Spec { strategy, namespaces: 0, cgroup: None, ambient: 0, own_memory_first: false };
         let mut started = launch.clone(&spec).unwrap();
         let deadline = Deadline::after(DEADLINE);
         started.wait_sibling(&plan, deadline, None).unwrap();

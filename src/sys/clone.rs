@@ -1,5 +1,6 @@
 //! `clone3(2)`.
 
+use std::mem::ManuallyDrop;
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
 
 use rustix::io::Errno;
@@ -49,28 +50,61 @@ impl CloneArgs<'_> {
 /// thread-local state, no panic) and, sharing memory, changes no credentials but inheritable and ambient sets.
 pub(crate) type Entry<T> = unsafe extern "C" fn(*const T) -> !;
 
-/// Makes a child that shares our memory, runs `entry(arg)` on `stack` and holds this thread until it executes
-/// another program or ends. All signals are blocked meanwhile, and stay blocked in the child.
+/// Whether the caller of [`share_memory`] waits until the child executes another program or ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hold {
+    UntilExec,
+    No,
+}
+
+/// What a child that shares our memory still runs on. Dropping it leaks the memory; [`take_back`](Self::take_back)
+/// frees it.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct Lent<T> {
+    stack: ManuallyDrop<Stack>,
+    arg: ManuallyDrop<Box<T>>,
+}
+
+impl<T> Lent<T> {
+    /// To be called once the child has executed another program, or has been reaped.
+    pub(crate) fn take_back(self) {
+        ManuallyDrop::into_inner(self.stack).give_back();
+        drop(ManuallyDrop::into_inner(self.arg));
+    }
+}
+
+/// Makes a child that shares our memory and runs `entry(arg)` on `stack`. All signals are blocked in the child.
 ///
 /// No such child may enter a cgroup, pid or user namespace that others are in: an OOM kill of the cgroup would
 /// take this process with it, and its members could read this process's memory through the child.
 pub(crate) fn share_memory<T>(
     args: CloneArgs<'_>,
-    stack: &Stack,
+    stack: Stack,
     entry: Entry<T>,
-    arg: &T,
-) -> Result<Cloned, Errno> {
+    arg: Box<T>,
+    hold: Hold,
+) -> Result<(Cloned, Lent<T>), Errno> {
     let mut pidfd = -1;
-    let mut raw = args.raw(&mut pidfd, CLONE_VM | CLONE_VFORK);
+    let vfork = if hold == Hold::UntilExec { CLONE_VFORK } else { 0 };
+    let mut raw = args.raw(&mut pidfd, CLONE_VM | vfork);
     (raw.stack, raw.stack_size) = stack.area();
+    // From here on the two belong to the child, until `take_back`.
+    let lent = Lent { stack: ManuallyDrop::new(stack), arg: ManuallyDrop::new(arg) };
+    let address = std::ptr::from_ref(&**lent.arg) as usize;
     let blocked = BlockAll::new();
-    // SAFETY: `raw` describes a stack that is the child's alone, `arg` lives until the call returns, and `entry`
-    // is as its type says.
-    let ret =
-        unsafe { arch::clone3_call(&raw, entry as *const () as usize, std::ptr::from_ref(arg) as usize) };
+    // SAFETY: `raw` describes a stack that is the child's alone, `lent` keeps it and `arg` where they are, and
+    // `entry` is as its type says.
+    let ret = unsafe { arch::clone3_call(&raw, entry as *const () as usize, address) };
     drop(blocked);
     // SAFETY: the kernel filled `pidfd` if and only if a child was made.
-    unsafe { finish(ret, pidfd) }
+    match unsafe { finish(ret, pidfd) } {
+        Ok(cloned) => Ok((cloned, lent)),
+        Err(e) => {
+            lent.take_back();
+            Err(e)
+        }
+    }
 }
 
 /// Makes a child with a copy of our memory, which runs `entry(arg)` on a copy of this thread's stack.

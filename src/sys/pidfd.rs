@@ -52,14 +52,20 @@ pub(crate) fn wait_ended(pidfd: BorrowedFd<'_>, deadline: Option<Instant>) -> Re
 
 /// Waits until one of `fds` is readable or the deadline has passed; says which are.
 pub(crate) fn poll_in(fds: &[BorrowedFd<'_>], deadline: Option<Instant>) -> Result<Vec<bool>, Errno> {
-    let mut poll: Vec<PollFd<'_>> =
+    let mut fds: Vec<PollFd<'_>> =
         fds.iter().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
+    poll(&mut fds, deadline)?;
+    Ok(fds.iter().map(|p| !p.revents().is_empty()).collect())
+}
+
+/// `poll(2)` that goes on after signals and has a deadline.
+pub(crate) fn poll(fds: &mut [PollFd<'_>], deadline: Option<Instant>) -> Result<(), Errno> {
     loop {
         let left = deadline.map(|d| timespec(d.saturating_duration_since(Instant::now())));
-        match rustix::event::poll(&mut poll, left.as_ref()) {
+        match rustix::event::poll(fds, left.as_ref()) {
             Err(Errno::INTR) => {}
             Err(e) => return Err(e),
-            Ok(_) => return Ok(poll.iter().map(|p| !p.revents().is_empty()).collect()),
+            Ok(_) => return Ok(()),
         }
     }
 }

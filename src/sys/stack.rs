@@ -12,6 +12,7 @@ const KEEP: usize = 8;
 
 static UNUSED: Mutex<Vec<Stack>> = Mutex::new(Vec::new());
 
+#[derive(Debug)]
 /// A stack with an inaccessible page below it: an overflow ends the child, not the host's memory.
 pub(crate) struct Stack {
     base: *mut std::ffi::c_void,

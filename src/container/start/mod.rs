@@ -93,6 +93,7 @@ impl Request<'_> {
             namespaces: self.clone_flags(),
             cgroup: self.cgroup.map(AsFd::as_fd),
             ambient: self.ambient(),
+            own_memory_first: self.has_limits(),
         };
         let launch = Launch::new()?;
         if self.child_comes_first(&fds) {
@@ -136,7 +137,13 @@ impl Request<'_> {
 
         let launch = Launch::new()?;
         launch.send(&plan, &first)?;
-        let spec = Spec { strategy: self.strategy, namespaces: 0, cgroup: None, ambient: 0 };
+        let spec = Spec {
+            strategy: self.strategy,
+            namespaces: 0,
+            cgroup: None,
+            ambient: 0,
+            own_memory_first: false,
+        };
         let mut started = launch.clone(&spec)?;
         started.wait_sibling(&plan, self.deadline, self.cancel.as_ref())?;
         let (userns, skipped) = self.settle(&started, &fds)?;
@@ -234,7 +241,12 @@ impl Request<'_> {
         self.has_new_users()
             || fds.need_user_namespace()
             || self.config.oom_score_adj.is_some()
-            || (self.cgroup.is_some() && !self.config.limits.controllers().is_empty())
+            || self.has_limits()
+    }
+
+    /// Whether limits will be written, which may kill what is in the cgroup at once.
+    fn has_limits(&self) -> bool {
+        self.cgroup.is_some() && !self.config.limits.controllers().is_empty()
     }
 
     /// What the host does to the child while it waits. Gives the user namespace where a tree wants its map.
@@ -256,9 +268,7 @@ impl Request<'_> {
             })?;
         }
         let skipped = match self.cgroup {
-            Some(cgroup) if !self.config.limits.controllers().is_empty() => {
-                cgroup.apply(&self.config.limits, self.config.enforce)?
-            }
+            Some(cgroup) if self.has_limits() => cgroup.apply(&self.config.limits, self.config.enforce)?,
             _ => Vec::new(),
         };
         let userns = if fds.need_user_namespace() && self.has_new_users() {

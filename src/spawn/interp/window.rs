@@ -7,14 +7,24 @@ use super::{Interp, abi, raise_ambient, report_failure};
 const F_SETFD: usize = 2;
 const AT_EMPTY_PATH: usize = 0x1000;
 
-/// What the child needs between clone and exec, prepared here.
-#[repr(C)]
+/// What the child needs between clone and exec, prepared by the host.
+#[derive(Debug)]
 pub(crate) struct Window {
-    pub(crate) stage2: i32,
-    pub(crate) sock: i32,
-    pub(crate) ambient: u64,
-    pub(crate) argv: [*const u8; 3],
-    pub(crate) envp: [*const u8; 1],
+    stage2: i32,
+    sock: i32,
+    ambient: u64,
+    /// The socket's number in decimal, ended by 0.
+    number: [u8; 12],
+}
+
+#[cfg(not(stage2))]
+impl Window {
+    pub(crate) fn new(stage2: i32, sock: i32, ambient: u64) -> Box<Self> {
+        let mut number = [0; 12];
+        let text = sock.to_string();
+        number[..text.len()].copy_from_slice(text.as_bytes());
+        Box::new(Self { stage2, sock, ambient, number })
+    }
 }
 
 /// What a forked child needs.
@@ -26,7 +36,7 @@ pub(crate) struct Copied {
 
 /// Runs in a child that shares the host's memory.
 pub(crate) unsafe extern "C" fn execute_stage2(window: *const Window) -> ! {
-    // SAFETY: the host waits in clone3 and keeps what `window` points to. Nothing is written but this stack.
+    // SAFETY: the host keeps what `window` points to until this process has executed stage-2. Nothing is written but this stack.
     unsafe {
         let w = &*window;
         let mut ret = if w.ambient != 0 { raise(w.ambient) } else { 0 };
@@ -34,7 +44,9 @@ pub(crate) unsafe extern "C" fn execute_stage2(window: *const Window) -> ! {
             ret = sys3(nr::FCNTL, w.sock as usize, F_SETFD, 0);
         }
         if ret >= 0 {
-            let (argv, envp) = (w.argv.as_ptr() as usize, w.envp.as_ptr() as usize);
+            let argv = [c"stockade-stage2".as_ptr().cast(), w.number.as_ptr(), core::ptr::null()];
+            let envp = [core::ptr::null::<u8>()];
+            let (argv, envp) = (argv.as_ptr() as usize, envp.as_ptr() as usize);
             ret = sys5(nr::EXECVEAT, w.stage2 as usize, c"".as_ptr() as usize, argv, envp, AT_EMPTY_PATH);
         }
         report_failure(w.sock, abi::NO_OP, ret);
