@@ -65,6 +65,7 @@ impl Host {
     #[cfg(test)]
     pub(crate) fn of(permitted: CapSet, ids: (u32, u32)) -> Self {
         Self {
+            last_cap: 40,
             permitted,
             clones_mounts: permitted.contains(Capability::SysAdmin),
             uid: ids.0,

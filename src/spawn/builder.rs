@@ -260,8 +260,8 @@ impl Plan {
         self.tolerate(Tolerate::Missing);
     }
 
-    /// Hides the file or directory at `path`. The working directory must be the host's root: its null device covers
-    /// files, since what lies at `/dev/null` inside may be anything.
+    /// Hides the file or directory at `path`. The null device below the working directory covers files: that is the
+    /// host's root, or the container's own where nothing but a fresh node can lie there.
     pub(crate) fn mask_path(&mut self, path: impl AsRef<[u8]>) {
         let at = self.text(path);
         self.on("mask path", at, code::MASK, [at.into(), 0, 0, 0, 0]);

@@ -10,6 +10,7 @@
 //! A limit that can kill is written only once the child has memory of its own.
 
 mod descriptors;
+mod host;
 mod plan;
 mod root;
 #[cfg(test)]
