@@ -111,12 +111,18 @@ impl Container {
             plan.rlimit(resource.name(), resource.number(), limit.soft(), limit.hard());
         }
         plan.prctl("hide this process's memory", libc::PR_SET_DUMPABLE, 0);
+        // Where cgroup2 is mounted with `nsdelegate`, as systemd does, nobody inside a cgroup namespace can put a
+        // process into it from outside: so the command joins that one itself, once it is in the cgroup.
+        let cgroup_kind = NamespaceKind::Cgroup.clone_flag();
         let kinds = self.kinds_to_join();
-        if kinds != 0 {
-            plan.setns("join the container's namespaces", Fd::Slot(0), kinds);
+        if kinds & !cgroup_kind != 0 {
+            plan.setns("join the container's namespaces", Fd::Slot(0), kinds & !cgroup_kind);
         }
         let cgroup = live.cgroup.as_ref().map(|_| Fd::Slot(1));
         plan.clone_sibling(0, cgroup, host.strategy().is_fork());
+        if kinds & cgroup_kind != 0 {
+            plan.setns("join the container's cgroup namespace", Fd::Slot(0), cgroup_kind);
+        }
         if has_users {
             plan.set_ids("become root of the user namespace", 0, 0);
             if groups {

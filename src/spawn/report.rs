@@ -106,7 +106,11 @@ fn hint(e: Error, op: u16, errno: Errno) -> Error {
         (code::CLONE_SIBLING, Errno::BUSY) => {
             e.hint("the cgroup has controllers enabled for children: processes need a leaf cgroup")
         }
-        (code::CLONE_SIBLING, Errno::NODEV | Errno::NOENT) => e.hint("the cgroup is gone"),
+        (code::CLONE_SIBLING, Errno::NODEV) => e.hint("the cgroup is gone"),
+        (code::CLONE_SIBLING, Errno::NOENT) => e.hint(
+            "the cgroup is gone, or not below the root of the cgroup namespace that was joined, which cgroup2 \
+             mounted with nsdelegate wants",
+        ),
         (code::WRITE_FILE, Errno::NOENT) => e.hint("this kernel, or the container's namespaces, lack that file"),
         _ => e,
     }
