@@ -2,7 +2,7 @@
 
 use rustix::mount::MountFlags;
 
-use super::interp::abi::{NO_SLOT, code, on_error};
+use super::interp::abi::{code, on_error};
 use super::plan::{At, Fd, Plan};
 use crate::sys::mount::MountAttr;
 
@@ -62,12 +62,17 @@ impl Plan {
         }
     }
 
+    fn free_slot_of(&mut self, fd: Fd) {
+        if let Fd::Slot(slot) = fd {
+            self.free_slot(slot);
+        }
+    }
+
     fn keep_result(&mut self) -> Fd {
         let slot = self.slot();
         if let Some(op) = self.last_op() {
             op.out = slot;
         }
-        debug_assert_ne!(slot, NO_SLOT);
         Fd::Slot(slot)
     }
 
@@ -287,6 +292,8 @@ impl Plan {
 
     pub(crate) fn fsmount(&mut self, what: &'static str, fs: Fd, attrs: u64) -> Fd {
         self.none(what, code::FSMOUNT, [fs.encode(), attrs, 0, 0, 0]);
+        // The op closes `fs` and then stores its result.
+        self.free_slot_of(fs);
         self.keep_result()
     }
 
@@ -294,6 +301,7 @@ impl Plan {
         self.none(what, code::CHECK_WRITABLE, [mount.encode(), 0, 0, 0, 0]);
     }
 
+    /// Mounts `mount` on `target`, looked up inside the root and made if missing, and closes it.
     pub(crate) fn attach(
         &mut self,
         what: &'static str,
@@ -305,6 +313,7 @@ impl Plan {
         let at = self.text(target);
         let args = [mount.encode(), at.into(), u64::from(is_dir), u64::from(kernel_files), 0];
         self.on(what, at, code::ATTACH, args);
+        self.free_slot_of(mount);
     }
 
     // --- files --------------------------------------------------------------------------------------------

@@ -189,7 +189,14 @@ impl Container {
         let dir = self.runtime.inner().store.instance_path(&self.id(), place)?.join("rootfs");
         match rustix::fs::mkdir(&dir, rustix::fs::Mode::from_raw_mode(0o700)) {
             Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(Some(dir)),
-            Err(e) => Err(Error::sys("make the directory for changes", e).path(dir)),
+            Err(errno) => {
+                let e = Error::sys("make the directory for changes", errno).path(dir);
+                Err(if e.kind() == ErrorKind::Exhausted {
+                    e.hint("free space on its file system")
+                } else {
+                    e
+                })
+            }
         }
     }
 }

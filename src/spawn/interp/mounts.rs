@@ -84,7 +84,11 @@ impl Interp {
                     ret
                 }
                 code::CHECK_WRITABLE => self.check_writable(self.fd(a)),
-                code::ATTACH => self.attach(self.fd(a), self.at(b), c != 0, d != 0),
+                code::ATTACH => {
+                    let ret = self.attach(self.fd(a), self.at(b), c != 0, d != 0);
+                    sys1(nr::CLOSE, self.fd(a) as usize);
+                    ret
+                }
                 _ => -syscall::ENOSYS,
             }
         }
@@ -205,6 +209,9 @@ impl Interp {
     }
 }
 
+/// How often a look-up that others disturb is begun anew.
+const OPEN_TRIES: u32 = 10_000;
+
 /// Word of `struct statfs` that holds the mount flags.
 const STATFS_FLAGS: usize = 10;
 
@@ -217,9 +224,17 @@ fn statfs(fd: i32) -> Result<[u64; 15], isize> {
 
 unsafe fn open_in_root(path: *const u8) -> isize {
     let how = [O_PATH_CLOEXEC as u64, 0, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS];
-    // SAFETY: a C string and a live `struct open_how`. With RESOLVE_IN_ROOT and the working directory `/`, `/` is
-    // the root that links and `..` cannot leave.
-    unsafe { sys6(nr::OPENAT2, AT_FDCWD, path as usize, how.as_ptr() as usize, 24, 0, 0) }
+    let mut tries = 0;
+    loop {
+        // SAFETY: a C string and a live `struct open_how`. With RESOLVE_IN_ROOT and the working directory `/`, `/`
+        // is the root that links and `..` cannot leave.
+        let ret = unsafe { sys6(nr::OPENAT2, AT_FDCWD, path as usize, how.as_ptr() as usize, 24, 0, 0) };
+        // The kernel cannot vouch for a `..` while anybody on the machine renames or mounts something.
+        if ret != -syscall::EAGAIN || tries == OPEN_TRIES {
+            return ret;
+        }
+        tries += 1;
+    }
 }
 
 /// Makes the missing directories of `target`, and at its end a directory or an empty file.
