@@ -38,9 +38,9 @@ impl Rig {
         Some(Self { runtime, dirs, leaks, host, _serial: serial })
     }
 
-    /// A container that runs.
+    /// A container that runs, until the handle is dropped at the latest.
     pub(crate) fn run(&self, config: ContainerBuilder) -> Arc<Container> {
-        let container = self.runtime.create(config.build().unwrap()).unwrap();
+        let container = self.runtime.create(config.kill_on_drop().build().unwrap()).unwrap();
         container.start().unwrap();
         container
     }
