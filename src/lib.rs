@@ -24,6 +24,8 @@ mod store;
 pub mod container;
 pub mod instance;
 mod runtime;
+#[cfg(feature = "vm")]
+pub mod vm;
 
 pub use container::{Container, ContainerConfig};
 pub use error::{Error, ErrorKind, Result};

@@ -19,6 +19,7 @@ use super::tail::{Settings, tail};
 use crate::caps::{CapSet, CapabilitySets};
 use crate::error::{Error, ErrorKind, Result};
 use crate::exit::ExitStatus;
+use crate::idmap::SetGroups;
 use crate::instance::{self, ExecOptions, Pipes};
 use crate::namespaces::{NamespaceKind, NamespaceSource};
 use crate::op::Deadline;
@@ -81,9 +82,9 @@ impl Container {
             settings.env.retain(|(n, _)| *n != name);
             settings.env.push((name, value));
         }
-        let groups = !has_users || host.can_map_ranges();
+        let groups = !has_users || host.set_groups() == SetGroups::Allow;
         let held = if has_users { CapSet::ALL } else { host.permitted() };
-        let settings = settings.tail(held, groups)?;
+        let settings = settings.tail(host, held, groups)?;
 
         let mut given: Vec<OwnedFd> = Vec::new();
         let first = 1 + u8::from(live.cgroup.is_some());
@@ -123,6 +124,9 @@ impl Container {
         }
         plan.setsid();
         tail(&mut plan, &streams, &settings);
+        if let Some(fault) = options.fault {
+            fault.inject(&mut plan);
+        }
 
         let launch = Launch::new()?;
         launch.send(&plan, &fds)?;

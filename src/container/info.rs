@@ -1,10 +1,13 @@
 //! What is known of a container, and waiting for its end.
 
+use std::os::fd::{AsFd, OwnedFd};
+
 use super::handle::{Container, Run};
 use super::live::never_ran;
 use crate::error::Result;
 use crate::exit::ExitStatus;
 use crate::instance::{InstanceInfo, InstanceKind, Status, WaitOptions};
+use crate::namespaces::{Namespace, NamespaceKind};
 use crate::op::{Action, Deadline};
 
 impl Container {
@@ -56,6 +59,26 @@ impl Container {
             Run::Deleted => return Err(self.gone().with_instance(self.id())),
         }
         Ok(info)
+    }
+
+    /// The pidfd of the first process (`pidfd_open(2)`), for an event loop: it is readable once that has ended.
+    ///
+    /// # Errors
+    /// [`InvalidState`](crate::ErrorKind::InvalidState) where it does not run.
+    pub fn pidfd(&self) -> Result<OwnedFd> {
+        let fd = self.live().and_then(|live| {
+            live.as_fd().try_clone_to_owned().map_err(|e| crate::Error::io("duplicate the pidfd", e))
+        });
+        fd.map_err(|e| e.with_instance(self.id()))
+    }
+
+    /// One of its namespaces, which stays as long as the handle even if the container ends (`namespaces(7)`).
+    ///
+    /// # Errors
+    /// [`InvalidState`](crate::ErrorKind::InvalidState) where it does not run.
+    pub fn namespace(&self, kind: NamespaceKind) -> Result<Namespace> {
+        let ns = self.live().and_then(|live| Namespace::of_pidfd(kind, live.as_fd()));
+        ns.map_err(|e| e.with_instance(self.id()))
     }
 
     /// Waits, for as long as it takes, until it has ended.

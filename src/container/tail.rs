@@ -11,6 +11,7 @@ use super::streams::Stream;
 use crate::caps::{CapSet, CapabilitySets, Securebits};
 use crate::error::Result;
 use crate::process::{Personality, Resource, Rlimit, Umask, User};
+use crate::runtime::Host;
 use crate::seccomp::{Filter, Policy};
 use crate::spawn::{CapMasks, Plan};
 
@@ -42,6 +43,8 @@ pub(super) struct Tail {
     caps: CapabilitySets,
     /// What the child holds by then: capset(2) cannot give more.
     held: CapSet,
+    /// The last capability that this kernel knows.
+    last_cap: u32,
     securebits: Securebits,
     no_new_privs: bool,
     seccomp: Option<Filter>,
@@ -79,7 +82,7 @@ impl Settings {
         kept.union(c.inheritable).union(c.ambient)
     }
 
-    pub(super) fn tail(self, held: CapSet, groups: bool) -> Result<Tail> {
+    pub(super) fn tail(self, host: &Host, held: CapSet, groups: bool) -> Result<Tail> {
         Ok(Tail {
             args: self.args.into_iter().map(OsString::into_vec).collect(),
             env: self.env.iter().map(|(k, v)| [k.as_bytes(), b"=", v.as_bytes()].concat()).collect(),
@@ -89,6 +92,7 @@ impl Settings {
             groups,
             caps: self.caps,
             held,
+            last_cap: host.last_cap(),
             securebits: self.securebits,
             no_new_privs: self.no_new_privs,
             seccomp: filter(&self.seccomp)?,
@@ -165,7 +169,7 @@ fn add_filter(plan: &mut Plan, t: &Tail) {
 
 fn add_privileges(plan: &mut Plan, t: &Tail) {
     let held = |set: CapSet| set.intersection(t.held).bits();
-    plan.bounding_set(t.caps.bounding.bits());
+    plan.bounding_set(t.caps.bounding.bits(), t.last_cap);
     if !t.securebits.is_empty() {
         plan.prctl("set secure bits", libc::PR_SET_SECUREBITS, u64::from(t.securebits.bits()));
     }

@@ -22,6 +22,7 @@ mod raw;
 mod record;
 mod session;
 pub mod subid;
+mod write;
 
 pub use allocator::{Allocation, AllocatorOptions, Lifetime, RangeAllocator};
 pub use area::IdArea;
@@ -30,3 +31,4 @@ pub use ids::{HostGid, HostUid, IdKind, InnerGid, InnerUid};
 pub use map::IdMap;
 pub use range::{IdRange, MAX_EXTENTS};
 pub use raw::{RawEntry, RawIdmap, RawKind};
+pub(crate) use write::{SetGroups, write};

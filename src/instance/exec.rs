@@ -14,6 +14,7 @@ use crate::instance::options::{DEFAULT_DEADLINE, wait_setters};
 use crate::op::Cancel;
 use crate::process::User;
 use crate::signal::Signal;
+use crate::spawn::Fault;
 
 /// An instance that can run commands.
 pub trait Exec: Debug + Send + Sync {
@@ -107,6 +108,9 @@ pub struct ExecOptions {
     pub deadline: Option<Duration>,
     /// Ends the call early.
     pub cancel: Option<Cancel>,
+    /// A fault on purpose, for tests.
+    #[doc(hidden)]
+    pub fault: Option<Fault>,
 }
 
 wait_setters!(ExecOptions);
@@ -142,11 +146,20 @@ impl Default for ExecOptions {
             stderr: Stdio::Null,
             deadline: Some(DEFAULT_DEADLINE),
             cancel: None,
+            fault: None,
         }
     }
 }
 
 impl ExecOptions {
+    /// Sets a fault on purpose, for tests.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn fault(mut self, fault: Fault) -> Self {
+        self.fault = Some(fault);
+        self
+    }
+
     /// Runs the program `args[0]` with these arguments.
     pub fn new<I>(args: I) -> Self
     where

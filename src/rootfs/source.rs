@@ -37,7 +37,7 @@ pub enum Rootfs {
     Dir(DirRootfs),
     /// Read-only layers with a directory for the changes above them.
     Overlay(OverlayRootfs),
-    /// The host's own files, read-only, with a directory for the changes above them. See [`Rootfs::host`].
+    /// The host's own files, which do not change. See [`Rootfs::host`].
     Host,
 }
 
@@ -62,9 +62,18 @@ impl Rootfs {
         }
     }
 
-    /// The files of the host, as a demonstration and **not as a sandbox**: the host's `/` read-only under a
-    /// private upper directory, in a user namespace only. The directories of the runtime, `/root`, `/home` and
-    /// key files are hidden; everything else that the host's users can read can be read inside.
+    /// The files of the host, for a first try and as a demonstration, **not as a sandbox**: everything that is not
+    /// hidden can be read inside, with the rights of the host's root where root starts the container.
+    ///
+    /// Only with a user namespace. The host's files never change: root's containers write to an overlay in memory,
+    /// which goes with the run. The container has `/tmp`, `/var/tmp`, `/run`, `/home` and `/root` to itself, empty;
+    /// file systems that the host has mounted below `/` are left out. Hidden are the directories of the runtime
+    /// and the usual places of secrets: password hashes, host keys, the files of container engines. Without
+    /// `CAP_SYS_ADMIN`, which the container does not get unless its configuration says so, they stay hidden.
+    ///
+    /// An ordinary user cannot have such an overlay, nor can anybody where `/` is an overlay itself or where `/usr`
+    /// is a file system of its own. There the container gets the directories of the host's `/` read-only, with all
+    /// that is mounted below them, and reads what the user may read.
     pub fn host() -> Self {
         Self::Host
     }

@@ -24,14 +24,16 @@ pub(crate) enum Depth {
 /// Opens a directory of the host. Links in the path are followed: it is the caller's own.
 pub(crate) fn open_dir(what: &'static str, path: &Path) -> Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| {
-        let e = Error::sys(what, errno).path(path);
-        match errno {
-            Errno::NOTDIR => e.with_kind(ErrorKind::InvalidConfig).detail("is not a directory"),
-            Errno::NOENT => e.hint("the directory must exist before the container starts"),
-            _ => e,
-        }
-    })
+    rustix::fs::open(path, flags, Mode::empty()).map_err(|e| dir_error(what, path, e))
+}
+
+fn dir_error(what: &'static str, path: &Path, errno: Errno) -> Error {
+    let e = Error::sys(what, errno).path(path);
+    match errno {
+        Errno::NOTDIR => e.with_kind(ErrorKind::InvalidConfig).detail("is not a directory"),
+        Errno::NOENT => e.hint("the directory must exist before the container starts"),
+        _ => e,
+    }
 }
 
 /// A detached copy of the mount at `dir`, private, with these `MOUNT_ATTR_*` flags and, given a user namespace,
@@ -46,14 +48,31 @@ pub(crate) fn detach(
     attrs: u64,
     id_map: Option<BorrowedFd<'_>>,
 ) -> Result<OwnedFd> {
-    let recursive = depth == Depth::Tree;
-    let tree = clone_tree(dir, "", recursive).map_err(|e| Error::sys(what, e).path(path))?;
+    let tree = clone_tree(dir, "", depth == Depth::Tree).map_err(|e| Error::sys(what, e).path(path))?;
+    set_attrs(what, tree, path, depth, attrs, id_map)
+}
+
+/// The same for a directory by its path, without an id map.
+pub(crate) fn detach_dir(what: &'static str, path: &Path, depth: Depth, attrs: u64) -> Result<OwnedFd> {
+    // The empty last part makes the kernel refuse what is no directory.
+    let tree = clone_tree(CWD, path.join(""), depth == Depth::Tree).map_err(|e| dir_error(what, path, e))?;
+    set_attrs(what, tree, path, depth, attrs, None)
+}
+
+fn set_attrs(
+    what: &'static str,
+    tree: OwnedFd,
+    path: &Path,
+    depth: Depth,
+    attrs: u64,
+    id_map: Option<BorrowedFd<'_>>,
+) -> Result<OwnedFd> {
     let mut attr = MountAttr { set: attrs, clear: 0, propagation: PRIVATE, userns_fd: 0 };
     if let Some(userns) = id_map {
         attr.set |= MOUNT_ATTR_IDMAP;
         attr.userns_fd = userns.as_raw_fd() as u64;
     }
-    mount_setattr(tree.as_fd(), recursive, &attr).map_err(|errno| {
+    mount_setattr(tree.as_fd(), depth == Depth::Tree, &attr).map_err(|errno| {
         let e = Error::sys(what, errno).path(path);
         match errno {
             Errno::INVAL | Errno::OPNOTSUPP if id_map.is_some() => e

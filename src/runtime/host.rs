@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use crate::caps::{CapSet, Capability};
 use crate::cgroup::{Cgroup, Hierarchy};
 use crate::error::{Error, Result};
+use crate::idmap::SetGroups;
 use crate::runtime::SpawnStrategy;
 use crate::spawn::{Stage2, Strategy};
 use crate::sys::mount::clone_tree;
@@ -13,12 +14,14 @@ use crate::sys::mount::clone_tree;
 #[derive(Debug)]
 pub(crate) struct Host {
     permitted: CapSet,
+    last_cap: u32,
     clones_mounts: bool,
     uid: u32,
     gid: u32,
     /// Without it children are forked.
     stage2: Option<Stage2>,
     cgroup: Result<Cgroups, String>,
+    cgroup2: bool,
 }
 
 #[derive(Debug)]
@@ -44,6 +47,7 @@ impl Host {
         };
         Ok(Self {
             permitted,
+            last_cap: last_cap()?,
             clones_mounts,
             uid: rustix::process::geteuid().as_raw(),
             gid: rustix::process::getegid().as_raw(),
@@ -52,13 +56,34 @@ impl Host {
                 SpawnStrategy::Exec => Some(Stage2::new()?),
                 SpawnStrategy::Fork => None,
             },
+            cgroup2: cgroup.is_ok(),
             cgroup,
         })
+    }
+
+    /// A host that holds these capabilities, whoever runs the test.
+    #[cfg(test)]
+    pub(crate) fn of(permitted: CapSet, ids: (u32, u32)) -> Self {
+        Self {
+            last_cap: 40,
+            permitted,
+            clones_mounts: permitted.contains(Capability::SysAdmin),
+            uid: ids.0,
+            gid: ids.1,
+            stage2: None,
+            cgroup: Err("none in a unit test".to_owned()),
+            cgroup2: true,
+        }
     }
 
     /// What this process holds: a child without a user namespace of its own cannot have more.
     pub(crate) fn permitted(&self) -> CapSet {
         self.permitted
+    }
+
+    /// The number of the last capability that this kernel knows.
+    pub(crate) fn last_cap(&self) -> u32 {
+        self.last_cap
     }
 
     /// Whether detached copies of mounts can be made here, instead of in the child.
@@ -71,6 +96,11 @@ impl Host {
         self.permitted.contains(Capability::Setuid) && self.permitted.contains(Capability::Setgid)
     }
 
+    /// Whether supplementary groups can be set in user namespaces whose map this process writes.
+    pub(crate) fn set_groups(&self) -> SetGroups {
+        if self.can_map_ranges() { SetGroups::Allow } else { SetGroups::Deny }
+    }
+
     /// Effective user and group of this process.
     pub(crate) fn ids(&self) -> (u32, u32) {
         (self.uid, self.gid)
@@ -81,7 +111,7 @@ impl Host {
     }
 
     pub(crate) fn has_cgroup2(&self) -> bool {
-        self.cgroup.is_ok()
+        self.cgroup2
     }
 
     /// The cgroup that the instances' cgroups are made in.
@@ -102,6 +132,15 @@ impl Host {
                 .hint("mount a cgroup2 hierarchy, or choose CgroupConfig::None")
         })
     }
+}
+
+fn last_cap() -> Result<u32> {
+    const FILE: &str = "/proc/sys/kernel/cap_last_cap";
+    let text =
+        std::fs::read_to_string(FILE).map_err(|e| Error::io("read the last capability", e).object(FILE))?;
+    text.trim()
+        .parse()
+        .map_err(|_| Error::new(crate::ErrorKind::Kernel, "read the last capability").object(FILE))
 }
 
 fn root() -> BorrowedFd<'static> {

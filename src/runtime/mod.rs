@@ -2,6 +2,7 @@
 
 mod builder;
 mod host;
+mod userns;
 
 use std::collections::HashMap;
 use std::fmt;

@@ -139,8 +139,9 @@ impl Plan {
         self.none("set personality", code::PERSONALITY, [persona, 0, 0, 0, 0]);
     }
 
-    pub(crate) fn bounding_set(&mut self, keep: u64) {
-        self.none("drop capabilities from the bounding set", code::BOUNDING_SET, [keep, 0, 0, 0, 0]);
+    pub(crate) fn bounding_set(&mut self, keep: u64, last: u32) {
+        let args = [keep, u64::from(last), 0, 0, 0];
+        self.none("drop capabilities from the bounding set", code::BOUNDING_SET, args);
     }
 
     pub(crate) fn caps(&mut self, c: CapMasks) {
@@ -234,7 +235,7 @@ impl Plan {
         self.none("pivot_root", code::PIVOT_ROOT, [root.encode(), 0, 0, 0, 0]);
     }
 
-    /// Unmounts, lazily, what was mounted last over the root, and goes there.
+    /// Unmounts, lazily, what was mounted last on the working directory, and goes to the root.
     pub(crate) fn detach_top(&mut self, what: &'static str) {
         self.none(what, code::DETACH_TOP, [0; 5]);
     }
@@ -253,7 +254,7 @@ impl Plan {
         self.mount_with(code::MOUNT, m);
     }
 
-    /// As [`mount`](Self::mount), on a directory directly below the root that must be no link; made if missing.
+    /// As [`mount`](Self::mount), on a directory directly below the root, made if missing.
     pub(crate) fn mount_top(&mut self, m: &Mount<'_>) {
         self.mount_with(code::MOUNT_TOP, m);
     }
@@ -264,8 +265,8 @@ impl Plan {
         self.tolerate(Tolerate::Missing);
     }
 
-    /// Hides the file or directory at `path`. The working directory must be the host's root: its null device covers
-    /// files, since what lies at `/dev/null` inside may be anything.
+    /// Hides the file or directory at `path`. The null device below the working directory covers files: that is the
+    /// host's root, or the container's own where nothing but a fresh node can lie there.
     pub(crate) fn mask_path(&mut self, path: impl AsRef<[u8]>) {
         let at = self.text(path);
         self.on("mask path", at, code::MASK, [at.into(), 0, 0, 0, 0]);

@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-use super::interp::abi::{NO_SLOT, Op, SLOT, code, on_error};
+use super::interp::abi::{Header, NO_SLOT, Op, SLOT, code, on_error};
 use super::plan::{At, Plan};
 
 /// How an argument reads.
@@ -40,7 +40,7 @@ fn row(op: u16) -> (&'static str, &'static [Arg]) {
         code::RESET_SIGNALS => ("reset_signals", &[]),
         code::RLIMIT => ("rlimit", &[Number("resource"), Number("soft"), Number("hard")]),
         code::PERSONALITY => ("personality", &[Hex("persona")]),
-        code::BOUNDING_SET => ("bounding_set", &[Hex("keep")]),
+        code::BOUNDING_SET => ("bounding_set", &[Hex("keep"), Number("last")]),
         code::CAPS => ("caps", &[Hex("effective"), Hex("permitted"), Hex("inheritable"), Hex("ambient")]),
         code::SECCOMP => ("seccomp", &[Skip, Number("instructions"), Hex("flags")]),
         code::CLONE_SIBLING => ("clone_sibling", &[Hex("kinds"), Fd("cgroup"), Number("copy")]),
@@ -82,6 +82,25 @@ fn row(op: u16) -> (&'static str, &'static [Arg]) {
 }
 
 impl Plan {
+    /// The plan in an encoded one, without what errors say; nothing where the interpreter would not take it.
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+        let word = |at: usize| bytes.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes);
+        let header = Header { magic: word(0)?, ops: word(4)?, len: word(8)?, ops_at: word(12)? };
+        if !header.is_whole(bytes.len(), *bytes.last()?) {
+            return None;
+        }
+        let (data, ops) = bytes.split_at(header.ops_at as usize);
+        let mut plan = Self::new(0);
+        for op in ops.chunks_exact(size_of::<Op>()).take(header.ops as usize) {
+            let long = |at: usize| op[at..at + 8].try_into().map(u64::from_ne_bytes).unwrap_or_default();
+            let args = [long(8), long(16), long(24), long(32), long(40)];
+            let added = plan.push("decoded", At::default(), u16::from_ne_bytes([op[0], op[1]]), args);
+            (added.on_error, added.out) = (op[2], op[3]);
+        }
+        plan.set_data(data);
+        Some(plan)
+    }
+
     /// One line for each op: number, name, arguments, slot and tolerance. Descriptors that are numbers read `fd`:
     /// the numbers differ from run to run.
     pub(crate) fn dump(&self) -> String {

@@ -2,7 +2,7 @@
 
 use super::plan::Plan;
 
-/// Makes one op of a start's plan fail. For tests of what is left behind, and no part of the stable interface.
+/// Makes one op of the plan of a start or an exec fail. For tests of what is left behind, and no part of the stable interface.
 #[doc(hidden)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fault {

@@ -61,6 +61,12 @@ impl Launch {
         send_plan(self.ours.as_fd(), plan, fds)
     }
 
+    /// Queues these bytes in the place of a plan.
+    #[cfg(test)]
+    pub(super) fn send_bytes(&self, bytes: &[u8]) -> Result<()> {
+        socket::send(self.ours.as_fd(), bytes, &[]).map_err(|e| Error::sys("send the plan", e))
+    }
+
     /// Makes the child. From here on it runs the plan, or waits for it.
     pub(crate) fn clone(self, spec: &Spec<'_>) -> Result<Started> {
         let args = CloneArgs { namespaces: spec.namespaces, cgroup: spec.cgroup };
@@ -73,7 +79,15 @@ impl Launch {
         };
         drop(self.theirs);
         let child = Child::new(cloned.pid, cloned.pidfd);
-        Ok(Started { sock: self.ours, child: Some(child), joiner: None, marker: false, listener: None, lent })
+        Ok(Started {
+            sock: self.ours,
+            child: Some(child),
+            joiner: None,
+            marker: false,
+            listener: None,
+            failure: None,
+            lent,
+        })
     }
 
     fn clone_and_exec(
@@ -104,6 +118,8 @@ pub(crate) struct Started {
     joiner: Option<Child>,
     marker: bool,
     listener: Option<OwnedFd>,
+    /// What the child told of its failure.
+    failure: Option<Error>,
     /// What the child ran on before it executed stage-2.
     lent: Option<Lent<Window>>,
 }
@@ -123,6 +139,19 @@ impl Started {
     pub(crate) fn go(&self, fds: &[BorrowedFd<'_>]) -> Result<()> {
         let word = u64::from(abi::GO).to_ne_bytes();
         socket::send(self.sock.as_fd(), &word, fds).map_err(|e| Error::sys("let the child go on", e))
+    }
+
+    /// What the host met while it worked on the child, or, where the child has failed or ended meanwhile, that: it
+    /// is the cause then.
+    pub(crate) fn or_its_own<T>(&mut self, plan: &Plan, result: Result<T>) -> Result<T> {
+        let Err(e) = result else { return result };
+        loop {
+            match self.next(plan)? {
+                Next::Message => {}
+                Next::Nothing => return Err(self.failure.take().unwrap_or(e)),
+                Next::End => return Err(self.died()),
+            }
+        }
     }
 
     /// The user namespace that the child is in.
@@ -146,7 +175,8 @@ impl Started {
                 Next::End => return Err(self.died()),
             }
         }
-        Ok(())
+        // The sibling may have failed before its maker could tell of it.
+        self.failure.take().map_or(Ok(()), Err)
     }
 
     /// Waits until the program runs.
@@ -167,7 +197,7 @@ impl Started {
                 Next::Nothing => return waited.and(Err(self.died())),
             }
         }
-        if !self.marker {
+        if !self.marker || self.failure.is_some() {
             return Err(self.died());
         }
         if let Some(lent) = self.lent.take() {
@@ -182,7 +212,8 @@ impl Started {
         }
     }
 
-    /// Handles one message, if there is one.
+    /// Handles one message, if there is one. A failure is kept, not returned: who made the failed process may not
+    /// have told of it yet, and it has to be reaped.
     fn next(&mut self, plan: &Plan) -> Result<Next> {
         let mut buf = [0_u8; 64];
         let msg = match socket::receive(self.sock.as_fd(), &mut buf) {
@@ -205,13 +236,18 @@ impl Started {
                     pid.ok_or_else(|| Error::new(ErrorKind::Died, "read the sibling's process number"))?;
                 self.joiner = self.child.replace(Child::new(pid, fd));
             }
-            _ => return Err(report::error(plan, &record)),
+            _ => {
+                self.failure.get_or_insert_with(|| report::error(plan, &record));
+            }
         }
         Ok(Next::Message)
     }
 
-    /// The child has gone without a word.
+    /// The child has gone: with the failure that it told of, or without a word.
     fn died(&mut self) -> Error {
+        if let Some(failure) = self.failure.take() {
+            return failure;
+        }
         let how = self.child.as_ref().and_then(Child::kill_and_reap);
         let e = Error::new(ErrorKind::Died, WAIT);
         match how {
@@ -225,8 +261,16 @@ impl Started {
 impl Drop for Started {
     fn drop(&mut self) {
         let mut ended = true;
-        for child in self.child.iter().chain(&self.joiner) {
-            ended &= child.kill_and_reap().is_some();
+        loop {
+            for child in self.child.iter().chain(&self.joiner) {
+                ended &= child.kill_and_reap().is_some();
+            }
+            // A sibling that was made before its maker was killed is told of in what is still queued.
+            let known = self.joiner.is_some();
+            while let Ok(Next::Message) = self.next(&Plan::new(0)) {}
+            if known || self.joiner.is_none() {
+                break;
+            }
         }
         // A child that would not die keeps its stack.
         if let (true, Some(lent)) = (ended, self.lent.take()) {
@@ -309,7 +353,8 @@ fn clone_error(errno: Errno, args: &CloneArgs<'_>) -> Error {
         }
         Errno::PERM if user => e.hint(
             "user namespaces are restricted here: see /proc/sys/user/max_user_namespaces, \
-             kernel.unprivileged_userns_clone and kernel.apparmor_restrict_unprivileged_userns",
+             kernel.unprivileged_userns_clone and kernel.apparmor_restrict_unprivileged_userns; \
+             a process in a chroot(2) may not make any",
         ),
         Errno::PERM => e.hint("new namespaces need CAP_SYS_ADMIN, or a new user namespace beside them"),
         Errno::ACCESS if args.cgroup.is_some() => {

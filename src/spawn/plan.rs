@@ -62,6 +62,7 @@ impl Plan {
     }
 
     /// Number of ops so far.
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.ops.len()
     }
@@ -146,8 +147,14 @@ impl Plan {
         String::from_utf8_lossy(&bytes[..end]).into_owned()
     }
 
+    #[cfg(test)]
     pub(super) fn bytes_at(&self, at: At, len: usize) -> &[u8] {
         &self.data[at.0 as usize..][..len]
+    }
+
+    #[cfg(test)]
+    pub(super) fn set_data(&mut self, data: &[u8]) {
+        self.data = data.to_vec();
     }
 
     /// Makes op number `op` fail with `errno`, or with 0 end the child without a word.

@@ -1,5 +1,7 @@
 //! The engine alone: plans without namespaces, which any user may run.
 
+mod random;
+
 use std::os::fd::AsFd;
 use std::time::Duration;
 
@@ -167,5 +169,37 @@ fn every_op_of_a_plan_reports_its_own_failure() {
             let want = whole.step(op as u32).unwrap().0;
             assert_eq!((e.step(), e.errno()), (want, Some(libc::EDOM)), "{strategy:?} op {op}");
         }
+    });
+}
+
+#[test]
+fn a_failure_before_the_hosts_word_is_told_as_it_is() {
+    both(|strategy| {
+        let mut plan = Plan::new(0);
+        plan.clone_sibling(0, None, strategy.is_fork());
+        plan.chdir("enter", "/no/such/place");
+        plan.barrier(0);
+        shell(&mut plan, "true");
+        let launch = Launch::new().unwrap();
+        launch.send(&plan, &[]).unwrap();
+        let spec = Spec { strategy, namespaces: 0, cgroup: None, ambient: 0, own_memory_first: false };
+        let mut started = launch.clone(&spec).unwrap();
+        if let Err(e) = started.wait_sibling(&plan, Deadline::after(DEADLINE), None) {
+            // Its word came before that of its maker.
+            assert_eq!((e.step(), e.errno()), ("enter", Some(libc::ENOENT)), "{strategy:?}");
+            return;
+        }
+        // The sibling has ended by then, and its end of the socket is closed.
+        let gone_on = loop {
+            match started.go(&[]) {
+                Ok(()) => std::thread::yield_now(),
+                Err(e) if e.errno() == Some(libc::EAGAIN) => std::thread::yield_now(),
+                refused => break refused,
+            }
+        };
+        let refused = gone_on.as_ref().unwrap_err().errno();
+        assert!(matches!(refused, Some(libc::EPIPE | libc::ECONNRESET)), "{refused:?}");
+        let e = started.or_its_own(&plan, gone_on).unwrap_err();
+        assert_eq!((e.step(), e.errno()), ("enter", Some(libc::ENOENT)), "{strategy:?}");
     });
 }

@@ -128,10 +128,11 @@ pub(crate) fn copy_memory<T>(args: CloneArgs<'_>, entry: Entry<T>, arg: &T) -> R
 /// # Safety
 /// `pidfd` is the descriptor that the kernel made for the child `ret`, where `ret` is positive.
 unsafe fn finish(ret: i64, pidfd: i32) -> Result<Cloned, Errno> {
-    match Pid::from_raw(i32::try_from(ret).map_err(|_| Errno::INVAL)?) {
+    // `Pid::from_raw` asserts that its argument is not negative.
+    match i32::try_from(ret).ok().filter(|pid| *pid > 0).and_then(Pid::from_raw) {
         // SAFETY: a new descriptor, owned here and nowhere else.
-        Some(pid) if ret > 0 => Ok(Cloned { pid, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } }),
-        _ => Err(Errno::from_raw_os_error(i32::try_from(-ret).unwrap_or(libc::EINVAL))),
+        Some(pid) => Ok(Cloned { pid, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } }),
+        None => Err(Errno::from_raw_os_error(i32::try_from(-ret).unwrap_or(libc::EINVAL))),
     }
 }
 
@@ -200,3 +201,17 @@ mod arch {
 
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 compile_error!("stockade runs on x86_64 and aarch64 Linux");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_clone_is_an_error_and_no_panic() {
+        for errno in [Errno::PERM, Errno::NOSPC] {
+            // SAFETY: no child, so no descriptor.
+            let refused = unsafe { finish(-i64::from(errno.raw_os_error()), -1) };
+            assert_eq!(refused.unwrap_err(), errno);
+        }
+    }
+}

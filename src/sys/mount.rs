@@ -13,6 +13,8 @@ pub(crate) const MOUNT_ATTR_NOSUID: u64 = 0x2;
 pub(crate) const MOUNT_ATTR_NODEV: u64 = 0x4;
 pub(crate) const MOUNT_ATTR_NOEXEC: u64 = 0x8;
 pub(crate) const MOUNT_ATTR_IDMAP: u64 = 0x10_0000;
+/// Linux 5.14 for this call.
+pub(crate) const MOUNT_ATTR_NOSYMFOLLOW: u64 = 0x20_0000;
 
 /// `struct mount_attr` of `mount_setattr(2)`.
 #[derive(Clone, Copy, Debug, Default)]

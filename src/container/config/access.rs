@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::ContainerConfig;
 use super::choices::{CgroupConfig, EtcFile, IdMapConfig, Network, SeccompConfig};
 use super::mounts::{Mount, MountSet, Propagation};
-use crate::caps::{CapabilitySets, Securebits};
+use crate::caps::{Capability, CapabilitySets, Securebits};
 use crate::cgroup::{Enforce, Limits};
 use crate::name::InstanceId;
 use crate::namespaces::{NamespaceKind, NamespaceSet, NamespaceSource, Privilege};
@@ -119,10 +119,15 @@ impl ContainerConfig {
         self.privilege == Privilege::Privileged
     }
 
-    /// Its capabilities: those that were set, or those that go with its privilege.
+    /// Its capabilities: those that were set, or those that go with its privilege. On the host's own files
+    /// ([`Rootfs::host`]) these are without `CAP_SYS_ADMIN`, which could unmount what hides the host's secrets.
     pub fn capabilities(&self) -> CapabilitySets {
-        self.capabilities.unwrap_or(match self.privilege {
-            Privilege::Privileged => CapabilitySets::system_privileged(),
+        self.capabilities.unwrap_or_else(|| match (self.privilege, &self.rootfs) {
+            (Privilege::Privileged, _) => CapabilitySets::system_privileged(),
+            (_, Rootfs::Host) => {
+                let all = CapabilitySets::system_unprivileged();
+                all.limited_to(all.bounding.remove(Capability::SysAdmin))
+            }
             _ => CapabilitySets::system_unprivileged(),
         })
     }

@@ -136,6 +136,9 @@ impl Check<'_> {
                 if self.config.privilege == Privilege::Privileged {
                     self.add("rootfs", "the host's files are for containers with a user namespace only");
                 }
+                if self.config.base_mounts == MountSet::None {
+                    self.add("rootfs", "the host's files cannot be hidden without the standard mounts");
+                }
             }
         }
     }

@@ -10,8 +10,11 @@
 //! A limit that can kill is written only once the child has memory of its own.
 
 mod descriptors;
+mod host;
 mod plan;
 mod root;
+#[cfg(test)]
+mod tests;
 mod verb;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -28,7 +31,7 @@ use super::tail::{Settings, Tail};
 use crate::caps::{CapSet, Capability};
 use crate::cgroup::{Cgroup, Skipped};
 use crate::error::{Error, ErrorKind, Result};
-use crate::idmap::{IdKind, IdMap};
+use crate::idmap::{self, IdMap, SetGroups};
 use crate::namespaces::{Namespace, NamespaceKind};
 use crate::op::{Cancel, Deadline};
 use crate::runtime::Host;
@@ -82,11 +85,7 @@ pub(super) fn start(mut request: Request<'_>, streams: Sources) -> Result<Up> {
 
 impl Request<'_> {
     fn start_alone(&self, streams: Sources) -> Result<Up> {
-        let mut fds = Descriptors::from_slot(0);
-        let parts = self.parts(&mut fds, streams)?;
-        let mut plan = Plan::new(fds.len());
-        self.assemble(&mut plan, &parts);
-
+        let (plan, fds) = self.plan_alone(streams)?;
         let spec = Spec {
             strategy: self.strategy,
             namespaces: self.clone_flags(),
@@ -96,10 +95,12 @@ impl Request<'_> {
         };
         let launch = Launch::new()?;
         if self.child_comes_first(&fds) {
-            let started = launch.clone(&spec)?;
-            let (userns, skipped) = self.settle(&started, &fds)?;
+            let mut started = launch.clone(&spec)?;
+            let settled = self.settle(&started, &fds);
+            let (userns, skipped) = started.or_its_own(&plan, settled)?;
             let made = fds.make(userns.as_ref().map(AsFd::as_fd))?;
-            started.send(&plan, &borrow(&made))?;
+            let sent = started.send(&plan, &borrow(&made));
+            started.or_its_own(&plan, sent)?;
             drop(made);
             self.finish(started, &plan, skipped)
         } else {
@@ -121,18 +122,7 @@ impl Request<'_> {
             first.push(ns.as_fd());
         }
         first.extend(self.cgroup.map(AsFd::as_fd));
-
-        let mut fds = Descriptors::from_slot(first.len() as u8);
-        let parts = self.parts(&mut fds, streams)?;
-        let mut plan = Plan::new(first.len() as u8);
-        plan.prctl("hide this process's memory", libc::PR_SET_DUMPABLE, 0);
-        for (slot, ns) in (0..).zip(&joins) {
-            plan.setns(join_step(ns.kind()), crate::spawn::Fd::Slot(slot), ns.kind().clone_flag());
-        }
-        let cgroup = self.cgroup.map(|_| crate::spawn::Fd::Slot(joins.len() as u8));
-        plan.clone_sibling(self.clone_flags(), cgroup, self.strategy.is_fork());
-        plan.barrier(fds.len());
-        self.assemble(&mut plan, &parts);
+        let (plan, fds) = self.plan_joined(streams, &joins)?;
 
         let launch = Launch::new()?;
         launch.send(&plan, &first)?;
@@ -145,11 +135,39 @@ impl Request<'_> {
         };
         let mut started = launch.clone(&spec)?;
         started.wait_sibling(&plan, self.deadline, self.cancel.as_ref())?;
-        let (userns, skipped) = self.settle(&started, &fds)?;
+        let settled = self.settle(&started, &fds);
+        let (userns, skipped) = started.or_its_own(&plan, settled)?;
         let made = fds.make(userns.as_ref().or(joined_users.as_ref()).map(AsFd::as_fd))?;
-        started.go(&borrow(&made))?;
+        let gone_on = started.go(&borrow(&made));
+        started.or_its_own(&plan, gone_on)?;
         drop(made);
         self.finish(started, &plan, skipped)
+    }
+
+    /// The plan where all namespaces are new or the host's; the descriptors come with it.
+    fn plan_alone(&self, streams: Sources) -> Result<(Plan, Descriptors)> {
+        let mut fds = Descriptors::from_slot(0);
+        let parts = self.parts(&mut fds, streams)?;
+        let mut plan = Plan::new(fds.len());
+        self.assemble(&mut plan, &parts);
+        Ok((plan, fds))
+    }
+
+    /// The plan that joins namespaces first. These come with it, then the cgroup; the descriptors with the barrier.
+    fn plan_joined(&self, streams: Sources, joins: &[Namespace]) -> Result<(Plan, Descriptors)> {
+        let first = joins.len() as u8 + u8::from(self.cgroup.is_some());
+        let mut fds = Descriptors::from_slot(first);
+        let parts = self.parts(&mut fds, streams)?;
+        let mut plan = Plan::new(first);
+        plan.prctl("hide this process's memory", libc::PR_SET_DUMPABLE, 0);
+        for (slot, ns) in (0..).zip(joins) {
+            plan.setns(join_step(ns.kind()), crate::spawn::Fd::Slot(slot), ns.kind().clone_flag());
+        }
+        let cgroup = self.cgroup.map(|_| crate::spawn::Fd::Slot(joins.len() as u8));
+        plan.clone_sibling(self.clone_flags(), cgroup, self.strategy.is_fork());
+        plan.barrier(fds.len());
+        self.assemble(&mut plan, &parts);
+        Ok((plan, fds))
     }
 
     fn finish(&self, started: Started, plan: &Plan, skipped: Vec<Skipped>) -> Result<Up> {
@@ -164,7 +182,7 @@ impl Request<'_> {
         let streams = streams.hand_over(|fd| fds.ready(fd))?;
         let users = match self.users {
             UserNamespace::Host => Users::Host,
-            _ if self.host.can_map_ranges() => Users::Mapped,
+            _ if self.host.set_groups() == SetGroups::Allow => Users::Mapped,
             _ => Users::Single,
         };
         let etc = [
@@ -202,7 +220,7 @@ impl Request<'_> {
             _ if self.ambient() != 0 => CapSet::from_bits_truncate(self.ambient()),
             _ => CapSet::ALL,
         };
-        let mut tail = Settings::of(self.config).tail(held, users != Users::Single)?;
+        let mut tail = Settings::of(self.config).tail(self.host, held, users != Users::Single)?;
         tail.listens = true;
         if self.sets_own_rlimits() {
             tail.rlimits = self.config.rlimits.iter().map(|(resource, limit)| (*resource, *limit)).collect();
@@ -252,8 +270,7 @@ impl Request<'_> {
     fn settle(&self, started: &Started, fds: &Descriptors) -> Result<(Option<OwnedFd>, Vec<Skipped>)> {
         let child = started.child()?;
         if let UserNamespace::New(map) = self.users {
-            // The kernel wants setgroups(2) denied where an ordinary user writes the map.
-            write_id_map(child.id(), map, self.host.can_map_ranges())?;
+            idmap::write(child.id(), map, self.host.set_groups())?;
         }
         if !self.sets_own_rlimits() {
             for (resource, limit) in &self.config.rlimits {
@@ -318,24 +335,6 @@ fn join_step(kind: NamespaceKind) -> &'static str {
         NamespaceKind::Time => "join the time namespace",
         _ => "join the mount namespace",
     }
-}
-
-/// Writes the maps of a process's new user namespace (`user_namespaces(7)`).
-fn write_id_map(pid: u32, map: &IdMap, groups: bool) -> Result<()> {
-    if !groups {
-        write_proc("deny setgroups", &format!("/proc/{pid}/setgroups"), "deny")?;
-    }
-    for kind in [IdKind::Uid, IdKind::Gid] {
-        let path = format!("/proc/{pid}/{}", kind.map_file());
-        write_proc("write the id map", &path, &map.kernel_text(kind)).map_err(|e| match e.errno() {
-            Some(libc::EPERM) => e.hint(
-                "a map of other ids than one's own needs CAP_SETUID and CAP_SETGID, \
-                 and the ids must be mapped in this process's own user namespace",
-            ),
-            _ => e,
-        })?;
-    }
-    Ok(())
 }
 
 fn write_proc(what: &'static str, path: &str, text: &str) -> Result<()> {

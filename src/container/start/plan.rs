@@ -6,6 +6,8 @@
 //! 4. masks, detach the old root (proc and sysfs need it until here), read-only paths;
 //! 5. the tail that exec shares: see [`super::super::tail`].
 
+mod host;
+
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -15,10 +17,12 @@ use super::super::config::{ContainerConfig, Mount as ConfigMount, MountSet, Prop
 use super::super::streams::Stream;
 use super::super::tail::{Tail, tail};
 use crate::namespaces::{NamespaceKind, NamespaceSource};
+use crate::rootfs::Rootfs;
 use crate::rootfs::standard::{self as std_fs, INERT};
 use crate::spawn::{Fd, FsConfig, Mount, Plan, Tolerate};
 use crate::sys::mount::{
-    MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY, MountAttr,
+    MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NOSYMFOLLOW, MOUNT_ATTR_RDONLY,
+    MountAttr,
 };
 
 const CWD: Fd = Fd::Raw(libc::AT_FDCWD);
@@ -46,11 +50,24 @@ pub(super) enum Upper {
     Memory,
 }
 
+/// The flags of the root's mount. Links are not followed while the base mounts are made: see
+/// [`Builder::follow_links`].
+pub(super) const ROOT_ATTRS: u64 = MOUNT_ATTR_NODEV | MOUNT_ATTR_NOSYMFOLLOW;
+
 /// What the root is put together from.
 #[derive(Clone, Debug)]
 pub(super) enum Root {
     Dir(Tree),
     Overlay { lower: Vec<Tree>, upper: Upper },
+    View(View),
+}
+
+/// Directories of the host, read-only, below a root of their own.
+#[derive(Clone, Debug, Default)]
+pub(super) struct View {
+    pub(super) dirs: Vec<PathBuf>,
+    /// Links: target, path.
+    pub(super) links: Vec<(PathBuf, PathBuf)>,
 }
 
 /// How the user namespace looks from inside.
@@ -72,7 +89,7 @@ pub(super) struct Parts {
     /// The caller's mounts, in order: a bind's tree, or nothing for a tmpfs.
     pub(super) mounts: Vec<Option<(Tree, bool)>>,
     /// Paths that the container must not see, for a root made of the host's files.
-    pub(super) hidden: Vec<String>,
+    pub(super) hidden: Vec<Vec<u8>>,
     /// Generated files of /etc: name, content.
     pub(super) etc: Vec<(&'static str, Vec<u8>)>,
     pub(super) streams: [Stream; 3],
@@ -100,6 +117,10 @@ impl Builder<'_> {
         self.root();
         if self.config.base_mounts == MountSet::Standard {
             self.base_mounts();
+        }
+        self.follow_links();
+        if self.config.rootfs == Rootfs::Host {
+            self.hide();
         }
         self.own_mounts();
         self.etc_files();
@@ -162,12 +183,20 @@ impl Builder<'_> {
             let flags = (rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY).bits();
             self.old_root = Some(self.plan.open("open the host's root", "/", flags));
         }
+        let mut dirs = Vec::new();
         let root = match &self.parts.root {
             Root::Dir(tree) => self.tree("open the root file system", tree),
             Root::Overlay { lower, upper } => self.overlay(lower, upper),
+            Root::View(view) => {
+                dirs = self.open_view(view);
+                self.empty_root()
+            }
         };
         self.plan.move_mount("attach the root file system", root, "/");
         self.plan.pivot_root(root);
+        if let Root::View(view) = &self.parts.root {
+            self.attach_view(view, dirs);
+        }
         let own = match self.config.propagation {
             Propagation::Shared => MountPropagationFlags::SHARED,
             Propagation::Unbindable => MountPropagationFlags::UNBINDABLE,
@@ -179,7 +208,7 @@ impl Builder<'_> {
     fn needs_old_root(&self) -> bool {
         let standard = self.config.base_mounts == MountSet::Standard;
         (standard && (self.user_namespace() || !self.own_sysfs()))
-            || self.has_masks()
+            || self.masks_from_host()
             || self.parts.mounts.iter().flatten().any(|(tree, _)| matches!(tree, Tree::Path(_)))
     }
 
@@ -191,7 +220,7 @@ impl Builder<'_> {
                 // Not to take the mounts below would show what they hide, which the kernel refuses here.
                 let fd =
                     self.plan.open_tree(what, CWD, path.as_os_str().as_bytes(), OPEN_TREE_CLONE | RECURSIVE);
-                let attr = MountAttr { set: MOUNT_ATTR_NODEV, ..MountAttr::default() };
+                let attr = MountAttr { set: ROOT_ATTRS, ..MountAttr::default() };
                 self.plan.mount_setattr("set the flags of the root file system", fd, &attr, AT_RECURSIVE);
                 fd
             }
@@ -202,17 +231,17 @@ impl Builder<'_> {
     /// map only from this mount namespace. It keeps copies of its own, so the scratch mount goes right after. Were
     /// it left over the old root, detaching "the top" later would take it away and leave the host's root.
     fn overlay(&mut self, lower: &[Tree], upper: &Upper) -> Fd {
-        let scratch = self.plan.fsopen("make a scratch file system", "tmpfs");
-        self.plan.fsconfig("make a scratch file system", scratch, FsConfig::Create);
-        let scratch =
-            self.plan.fsmount("make a scratch file system", scratch, MOUNT_ATTR_NODEV | MOUNT_ATTR_NOSUID);
-        self.plan.move_mount("attach the scratch file system", scratch, "/");
-        // Paths of the host are opened while the working directory is still the host's.
+        // Before the scratch mount: a copy of the host's root with all its mounts would have it on top.
         let lower: Vec<Fd> = lower.iter().map(|t| self.tree("open a layer", t)).collect();
         let upper_dir = match upper {
             Upper::Dir(tree) => Some(self.tree("open the upper directory", tree)),
             Upper::Memory => None,
         };
+        let scratch = self.plan.fsopen("make a scratch file system", "tmpfs");
+        self.plan.fsconfig("make a scratch file system", scratch, FsConfig::Create);
+        let scratch =
+            self.plan.fsmount("make a scratch file system", scratch, MOUNT_ATTR_NODEV | MOUNT_ATTR_NOSUID);
+        self.plan.move_mount("attach the scratch file system", scratch, "/");
         self.plan.fchdir("enter the scratch file system", scratch);
         let mut names = Vec::with_capacity(lower.len());
         for (i, fd) in lower.into_iter().enumerate() {
@@ -237,7 +266,7 @@ impl Builder<'_> {
             self.plan.fsconfig("let the overlay use user xattrs", fs, FsConfig::Flag("userxattr"));
         }
         self.plan.fsconfig("put the overlay together", fs, FsConfig::Create);
-        let root = self.plan.fsmount("mount the overlay", fs, MOUNT_ATTR_NODEV);
+        let root = self.plan.fsmount("mount the overlay", fs, ROOT_ATTRS);
         self.plan.detach_top("detach the scratch file system");
         self.plan.check_writable("check the overlay", root);
         root
@@ -379,6 +408,13 @@ impl Builder<'_> {
         self.plan.mount(&Mount { what, source, target, fstype: "", flags, data: "" });
     }
 
+    /// The base mounts are made at paths that the image could have made links of, and a link could lead one of them
+    /// over another. From here on links lead where they do for the payload: inside the root.
+    fn follow_links(&mut self) {
+        let attr = MountAttr { clear: MOUNT_ATTR_NOSYMFOLLOW, ..MountAttr::default() };
+        self.plan.mount_setattr_path("follow links again", "/", &attr, AT_RECURSIVE);
+    }
+
     fn own_mounts(&mut self) {
         if self.config.mounts.is_empty() {
             return;
@@ -445,19 +481,20 @@ impl Builder<'_> {
         }
     }
 
-    fn has_masks(&self) -> bool {
-        !self.parts.hidden.is_empty() || !self.config.masked_paths.is_empty()
+    /// Whether masks take the null device of the host: that of the container is its own fresh node, unless there is
+    /// none or a mount of the caller's could be in its place.
+    fn masks_from_host(&self) -> bool {
+        let own = self.config.base_mounts == MountSet::Standard
+            && !self.config.mounts.iter().any(|m| m.target().starts_with("/dev"));
+        !own && (!self.parts.hidden.is_empty() || !self.config.masked_paths.is_empty())
     }
 
     /// Hides what the payload must not see.
     fn masks(&mut self) {
-        if !self.has_masks() {
+        if self.config.masked_paths.is_empty() {
             return;
         }
         self.enter_old_root();
-        for path in &self.parts.hidden {
-            self.plan.mask_path(path);
-        }
         for path in &self.config.masked_paths {
             self.plan.mask_path(path.as_os_str().as_bytes());
         }

@@ -7,28 +7,11 @@ use rustix::io::Errno;
 
 use super::Request;
 use super::descriptors::Descriptors;
-use super::plan::{Root, Tree, Upper, mount_attrs};
+use super::plan::{ROOT_ATTRS, Root, Tree, Upper, mount_attrs};
 use crate::container::config::Mount;
 use crate::error::{Error, ErrorKind, Result};
 use crate::rootfs::tree::{self, Depth};
 use crate::rootfs::{FileIds, Rootfs};
-use crate::sys::mount::MOUNT_ATTR_NODEV;
-
-/// Files of the host that hold secrets; hidden from a container made of the host's own files.
-const KEY_FILES: [&str; 9] = [
-    "/etc/shadow",
-    "/etc/shadow-",
-    "/etc/gshadow",
-    "/etc/gshadow-",
-    "/etc/ssl/private",
-    "/etc/sudoers.d",
-    "/etc/krb5.keytab",
-    "/var/lib/private",
-    "/var/spool/cron",
-];
-
-/// Homes, which hold keys of all kinds.
-const HOMES: [&str; 2] = ["/root", "/home"];
 
 impl Request<'_> {
     /// The root, as the plan gets it.
@@ -51,24 +34,8 @@ impl Request<'_> {
                 let upper = self.host_dir(fds, "open the upper directory", upper, Depth::One, ids)?;
                 Ok(Root::Overlay { lower, upper: Upper::Dir(upper) })
             }
-            Rootfs::Host => {
-                let root = Path::new("/");
-                refuse_overlay(root)?;
-                let lower = self.host_dir(fds, "open the host's root", root, Depth::One, FileIds::Mapped)?;
-                Ok(Root::Overlay { lower: vec![lower], upper: Upper::Memory })
-            }
+            Rootfs::Host => self.host_root(fds),
         }
-    }
-
-    /// What a container of the host's own files must not see.
-    pub(super) fn hidden(&self) -> Vec<String> {
-        if !matches!(self.config.rootfs, Rootfs::Host) {
-            return Vec::new();
-        }
-        let mut hidden: Vec<String> = HOMES.iter().chain(&KEY_FILES).map(ToString::to_string).collect();
-        hidden.extend(self.runtime_dirs.iter().map(|d| d.display().to_string()));
-        hidden.extend(ssh_host_keys());
-        hidden
     }
 
     /// The caller's mounts: for each bind its tree and whether it is a directory.
@@ -96,7 +63,7 @@ impl Request<'_> {
         ids == FileIds::Mapped && self.has_user_namespace()
     }
 
-    fn host_dir(
+    pub(super) fn host_dir(
         &self,
         fds: &mut Descriptors,
         what: &'static str,
@@ -104,11 +71,15 @@ impl Request<'_> {
         depth: Depth,
         ids: FileIds,
     ) -> Result<Tree> {
-        let dir: OwnedFd = tree::open_dir(what, path)?;
         if !self.host.can_clone_mounts() {
+            drop(tree::open_dir(what, path)?);
             return Ok(Tree::Path(path.to_owned()));
         }
-        let fd = fds.tree(what, dir, path.to_owned(), depth, MOUNT_ATTR_NODEV, self.maps(ids))?;
+        if !self.maps(ids) {
+            return fds.ready(tree::detach_dir(what, path, depth, ROOT_ATTRS)?).map(Tree::Given);
+        }
+        let dir: OwnedFd = tree::open_dir(what, path)?;
+        let fd = fds.tree(what, dir, path.to_owned(), depth, ROOT_ATTRS, true)?;
         Ok(Tree::Given(fd))
     }
 }
@@ -131,24 +102,4 @@ fn make_upper(dir: &Path) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn refuse_overlay(root: &Path) -> Result<()> {
-    const OVERLAYFS_MAGIC: i64 = 0x794c_7630;
-    let fs = rustix::fs::statfs(root).map_err(|e| Error::sys("look at the host's root", e).path(root))?;
-    if fs.f_type == OVERLAYFS_MAGIC {
-        return Err(Error::new(ErrorKind::Unsupported, "use the host's files as root file system")
-            .path(root)
-            .detail("is an overlay itself, which can neither be a layer with an id map nor be stacked so")
-            .hint("give a directory with Rootfs::dir, such as one made by debootstrap"));
-    }
-    Ok(())
-}
-
-fn ssh_host_keys() -> Vec<String> {
-    let Ok(dir) = std::fs::read_dir("/etc/ssh") else { return Vec::new() };
-    dir.flatten()
-        .map(|e| e.path().display().to_string())
-        .filter(|p| p.contains("/ssh_host_") && p.ends_with("_key"))
-        .collect()
 }

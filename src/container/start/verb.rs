@@ -1,6 +1,5 @@
 //! The verb: cgroup, records, and the run that comes of it.
 
-use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -135,9 +134,7 @@ impl Container {
     /// A namespace of another container, which must be running.
     fn namespace_of(&self, id: &InstanceId, kind: NamespaceKind) -> Result<Namespace> {
         let other = self.runtime.container(id)?;
-        let live =
-            other.live().map_err(|e| e.with_instance(id).hint("start it before those that share with it"))?;
-        Namespace::of_pidfd(kind, live.as_fd())
+        other.namespace(kind).map_err(|e| e.hint("start it before those that share with it"))
     }
 
     /// The leaf for this run, fresh and empty.

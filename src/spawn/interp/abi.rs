@@ -35,6 +35,19 @@ pub(crate) struct Header {
     pub(crate) ops_at: u32,
 }
 
+impl Header {
+    /// Whether it is the head of a whole plan of `size` bytes that ends in the byte `last`. With a 0 there, every
+    /// string of the plan ends inside it.
+    pub(crate) const fn is_whole(&self, size: usize, last: u8) -> bool {
+        let ops_end = self.ops_at as u64 + self.ops as u64 * size_of::<Op>() as u64;
+        self.magic == PLAN
+            && self.len as usize == size
+            && self.ops_at % 8 == 0
+            && ops_end <= size as u64
+            && last == 0
+    }
+}
+
 /// One operation.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
@@ -113,7 +126,7 @@ pub(crate) mod code {
     pub(crate) const RLIMIT: u16 = 0x0d;
     /// persona
     pub(crate) const PERSONALITY: u16 = 0x0e;
-    /// the capabilities to keep
+    /// the capabilities to keep, the last one of this kernel
     pub(crate) const BOUNDING_SET: u16 = 0x0f;
     /// effective, permitted, inheritable, ambient
     pub(crate) const CAPS: u16 = 0x10;
@@ -126,7 +139,7 @@ pub(crate) mod code {
     pub(crate) const MARKER: u16 = 0x14;
     /// @paths, @argv, @envp: lists of offsets ended by 0
     pub(crate) const EXEC: u16 = 0x15;
-    /// errno to fail with, or 0 to die of SIGKILL: fault injection in tests
+    /// errno to fail with, or 0 to end without a word: fault injection in tests
     pub(crate) const FAULT: u16 = 0x16;
 
     /// @path, MS_* propagation flags
@@ -139,11 +152,11 @@ pub(crate) mod code {
     pub(crate) const MOVE_MOUNT: u16 = 0x43;
     /// root mount fd: fchdir, then pivot_root(".", ".")
     pub(crate) const PIVOT_ROOT: u16 = 0x44;
-    /// Unmounts what lies on top of the root.
+    /// Unmounts, lazily, what was mounted last on the working directory, and goes to the root.
     pub(crate) const DETACH_TOP: u16 = 0x45;
     /// @source, @target, @type, flags, @data
     pub(crate) const MOUNT: u16 = 0x46;
-    /// As MOUNT, on a directory directly below the root that must not be a link, made if missing.
+    /// As MOUNT, on a directory directly below the root, made if missing.
     pub(crate) const MOUNT_TOP: u16 = 0x47;
     /// @path: a recursive bind of itself, read-only
     pub(crate) const READ_ONLY: u16 = 0x48;

@@ -135,7 +135,7 @@ impl Interp {
                 code::RESET_SIGNALS => ops::reset_signals(),
                 code::RLIMIT => ops::rlimit(a as u32, b, c),
                 code::PERSONALITY => sys1(nr::PERSONALITY, a as usize),
-                code::BOUNDING_SET => ops::bounding_set(a),
+                code::BOUNDING_SET => ops::bounding_set(a, b),
                 code::CAPS => ops::caps(a, b, c, d),
                 code::SECCOMP => self.seccomp(a, b, c),
                 code::CLONE_SIBLING => self.clone_sibling(a, b, c),

@@ -19,8 +19,6 @@ const FSOPEN_CLOEXEC: usize = 1;
 const MNT_DETACH: usize = 2;
 const ST_RDONLY: u64 = 1;
 
-const O_DIRECTORY: usize = if cfg!(target_arch = "aarch64") { 0o40000 } else { 0o200000 };
-const O_NOFOLLOW: usize = if cfg!(target_arch = "aarch64") { 0o100000 } else { 0o400000 };
 const O_PATH_CLOEXEC: usize = 0o10000000 | 0o2000000;
 
 const RESOLVE_NO_MAGICLINKS: u64 = 2;
@@ -108,26 +106,18 @@ impl Interp {
         }
     }
 
-    /// The directory is opened without following a link, then mounted over through the working directory: no
-    /// second look-up of its name, so an image that has a link in its place gets an error, not a mount elsewhere.
+    /// Mounts on a directory directly below the root, which is made if it is missing. The root's mount does not
+    /// follow links at that time, so an image that has one in its place gets an error, not a mount elsewhere.
     unsafe fn mount_top(&self, target: u64, source: u64, fstype: u64, flags: u64, data: u64) -> isize {
+        let path = self.at(target) as usize;
         // SAFETY: strings of the plan, or null.
         unsafe {
-            let path = self.at(target) as usize;
-            let open = O_PATH_CLOEXEC | O_DIRECTORY | O_NOFOLLOW;
-            let mut dir = sys6(nr::OPENAT, AT_FDCWD, path, open, 0, 0, 0);
-            if dir == -syscall::ENOENT {
-                let made = sys3(nr::MKDIRAT, AT_FDCWD, path, 0o755);
-                if made < 0 {
-                    return made;
-                }
-                dir = sys6(nr::OPENAT, AT_FDCWD, path, open, 0, 0, 0);
+            let ret = self.mount(path, source, fstype, flags, data);
+            if ret != -syscall::ENOENT {
+                return ret;
             }
-            if dir < 0 {
-                return dir;
-            }
-            match sys1(nr::FCHDIR, dir as usize) {
-                0 => self.mount(c".".as_ptr() as usize, source, fstype, flags, data),
+            match sys3(nr::MKDIRAT, AT_FDCWD, path, 0o755) {
+                0 => self.mount(path, source, fstype, flags, data),
                 ret => ret,
             }
         }
@@ -294,17 +284,13 @@ unsafe fn make_one(path: *mut u8, len: usize, directory: bool) -> isize {
 }
 
 unsafe fn detach_top() -> isize {
-    let root = c"/".as_ptr() as usize;
-    // SAFETY: constants. umount2 takes what is mounted last on `.`, which after chdir is the root.
+    // SAFETY: constants. umount2 takes what is mounted last on the working directory, and cannot be told to follow a
+    // path into something else.
     unsafe {
-        let ret = sys1(nr::CHDIR, root);
-        if ret < 0 {
-            return ret;
-        }
         let ret = sys3(nr::UMOUNT2, c".".as_ptr() as usize, MNT_DETACH, 0);
         if ret < 0 {
             return ret;
         }
-        sys1(nr::CHDIR, root)
+        sys1(nr::CHDIR, c"/".as_ptr() as usize)
     }
 }

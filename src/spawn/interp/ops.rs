@@ -123,16 +123,12 @@ pub(super) unsafe fn rlimit(resource: u32, soft: u64, hard: u64) -> isize {
     unsafe { sys6(nr::PRLIMIT64, 0, resource as usize, limit.as_ptr() as usize, 0, 0, 0) }
 }
 
-pub(super) unsafe fn bounding_set(keep: u64) -> isize {
+pub(super) unsafe fn bounding_set(keep: u64, last: u64) -> isize {
     let mut cap = 0;
-    while cap < 64 {
+    while cap <= last && cap < 64 {
         if keep >> cap & 1 == 0 {
             // SAFETY: plain numbers.
-            let ret = unsafe { sys5(nr::PRCTL, PR_CAPBSET_DROP, cap, 0, 0, 0) };
-            if ret == -syscall::EINVAL {
-                // Past the last capability of this kernel.
-                return 0;
-            }
+            let ret = unsafe { sys5(nr::PRCTL, PR_CAPBSET_DROP, cap as usize, 0, 0, 0) };
             if ret < 0 {
                 return ret;
             }

@@ -2,7 +2,7 @@
 
 use core::mem::MaybeUninit;
 
-use super::abi::{self, Header, Op, Record};
+use super::abi::{self, Header, Record};
 use super::syscall::{self, nr, sys1, sys3, sys6};
 use super::{Interp, SLOTS};
 
@@ -119,14 +119,7 @@ impl Interp {
                 return -syscall::EBADMSG;
             }
             let header = self.base.cast::<Header>().read();
-            let ops_end = u64::from(header.ops_at) + u64::from(header.ops) * size_of::<Op>() as u64;
-            // The last byte is 0, so every string of the plan ends inside it.
-            if header.magic != abi::PLAN
-                || header.len as usize != size
-                || header.ops_at % 8 != 0
-                || ops_end > size as u64
-                || *self.base.add(size - 1) != 0
-            {
+            if !header.is_whole(size, *self.base.add(size - 1)) {
                 return -syscall::EBADMSG;
             }
             self.len = size;

@@ -8,7 +8,6 @@ pub(crate) const EBADMSG: isize = 74;
 pub(crate) const EACCES: isize = 13;
 pub(crate) const EEXIST: isize = 17;
 pub(crate) const ENOTDIR: isize = 20;
-pub(crate) const EINVAL: isize = 22;
 pub(crate) const EROFS: isize = 30;
 pub(crate) const ENOSYS: isize = 38;
 pub(crate) const ENODATA: isize = 61;

@@ -4,7 +4,6 @@
 use super::syscall::{self, nr, sys3, sys5};
 use super::{Interp, abi, raise_ambient, report_failure};
 
-const F_SETFD: usize = 2;
 const AT_EMPTY_PATH: usize = 0x1000;
 
 /// What the child needs between clone and exec, prepared by the host.
@@ -13,16 +12,15 @@ pub(crate) struct Window {
     stage2: i32,
     sock: i32,
     ambient: u64,
-    /// The socket's number in decimal, ended by 0.
-    number: [u8; 12],
+    /// What the socket's number is in stage-2.
+    number: i32,
 }
 
 #[cfg(not(stage2))]
 impl Window {
     pub(crate) fn new(stage2: i32, sock: i32, ambient: u64) -> Box<Self> {
-        let mut number = [0; 12];
-        let text = sock.to_string();
-        number[..text.len()].copy_from_slice(text.as_bytes());
+        // Not one that dup3 refuses because it is the same, nor one that is needed a moment longer.
+        let number = (3..6).find(|n| *n != stage2 && *n != sock).unwrap_or(3);
         Box::new(Self { stage2, sock, ambient, number })
     }
 }
@@ -41,10 +39,12 @@ pub(crate) unsafe extern "C" fn execute_stage2(window: *const Window) -> ! {
         let w = &*window;
         let mut ret = if w.ambient != 0 { raise(w.ambient) } else { 0 };
         if ret >= 0 {
-            ret = sys3(nr::FCNTL, w.sock as usize, F_SETFD, 0);
+            // A copy that stays open on exec, under a low number, so that closing all others is one call.
+            ret = sys3(nr::DUP3, w.sock as usize, w.number as usize, 0);
         }
         if ret >= 0 {
-            let argv = [c"stockade-stage2".as_ptr().cast(), w.number.as_ptr(), core::ptr::null()];
+            let number = [b'0' + w.number as u8, 0];
+            let argv = [c"stockade-stage2".as_ptr().cast(), number.as_ptr(), core::ptr::null()];
             let envp = [core::ptr::null::<u8>()];
             let (argv, envp) = (argv.as_ptr() as usize, envp.as_ptr() as usize);
             ret = sys5(nr::EXECVEAT, w.stage2 as usize, c"".as_ptr() as usize, argv, envp, AT_EMPTY_PATH);
