@@ -38,8 +38,8 @@ pub(crate) struct Spec<'a> {
     /// Capabilities that stage-2 must have and that executing it would lose (a child in a new user namespace, or
     /// of an ordinary user).
     pub(crate) ambient: u64,
-    /// Whether the call must not come back before the child has memory of its own: so that limits which can kill
-    /// may be written. Otherwise host and child go on at the same time.
+    /// Whether the call must not come back before the child has memory of its own, because something will be done to
+    /// it that would reach the host through shared memory. Otherwise host and child go on at the same time.
     pub(crate) own_memory_first: bool,
 }
 

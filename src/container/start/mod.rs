@@ -91,7 +91,7 @@ impl Request<'_> {
             namespaces: self.clone_flags(),
             cgroup: self.cgroup.map(AsFd::as_fd),
             ambient: self.ambient(),
-            own_memory_first: self.has_limits(),
+            own_memory_first: self.wants_own_memory(),
         };
         let launch = Launch::new()?;
         if self.child_comes_first(&fds) {
@@ -259,6 +259,12 @@ impl Request<'_> {
             || fds.need_user_namespace()
             || self.config.oom_score_adj.is_some()
             || self.has_limits()
+    }
+
+    /// Whether the host does something to the child that would reach all processes of its memory, as long as that is
+    /// the host's: an OOM kill by a limit, or its `oom_score_adj` (`proc_pid_oom_score_adj(5)`).
+    fn wants_own_memory(&self) -> bool {
+        self.has_limits() || self.config.oom_score_adj.is_some()
     }
 
     /// Whether limits will be written, which may kill what is in the cgroup at once.

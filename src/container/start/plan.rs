@@ -6,20 +6,20 @@
 //! 4. masks, detach the old root (proc and sysfs need it until here), read-only paths;
 //! 5. the tail that exec shares: see [`super::super::tail`].
 
+mod base;
 mod host;
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::mount::{MountFlags, MountPropagationFlags, OpenTreeFlags};
+use rustix::mount::{MountPropagationFlags, OpenTreeFlags};
 
 use super::super::config::{ContainerConfig, Mount as ConfigMount, MountSet, Propagation};
 use super::super::streams::Stream;
 use super::super::tail::{Tail, tail};
 use crate::namespaces::{NamespaceKind, NamespaceSource};
 use crate::rootfs::Rootfs;
-use crate::rootfs::standard::{self as std_fs, INERT};
-use crate::spawn::{Fd, FsConfig, Mount, Plan, Tolerate};
+use crate::spawn::{Fd, FsConfig, Plan, Tolerate};
 use crate::sys::mount::{
     MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NOSYMFOLLOW, MOUNT_ATTR_RDONLY,
     MountAttr,
@@ -272,140 +272,10 @@ impl Builder<'_> {
         root
     }
 
-    // --- below the root -----------------------------------------------------------------------------------
-
-    fn base_mounts(&mut self) {
-        self.proc();
-        self.dev();
-        self.plan.mount(&Mount {
-            what: "mount devpts",
-            source: "devpts",
-            target: "/dev/pts",
-            fstype: "devpts",
-            flags: std_fs::PTS_FLAGS,
-            data: if self.parts.users == Users::Single { std_fs::PTS_DATA } else { std_fs::PTS_DATA_GROUP },
-        });
-        self.plan.mount(&Mount {
-            what: "mount /dev/shm",
-            source: "shm",
-            target: "/dev/shm",
-            fstype: "tmpfs",
-            flags: INERT,
-            data: std_fs::SHM_DATA,
-        });
-        if self.is_new(NamespaceKind::Ipc) {
-            self.plan.mount(&Mount {
-                what: "mount mqueue",
-                source: "mqueue",
-                target: "/dev/mqueue",
-                fstype: "mqueue",
-                flags: INERT,
-                data: "",
-            });
-        }
-        self.sysfs();
-        if self.parts.cgroup2 && self.own_sysfs() && self.is_new(NamespaceKind::Cgroup) {
-            self.plan.mount(&Mount {
-                what: "mount cgroup2",
-                source: "cgroup",
-                target: "/sys/fs/cgroup",
-                fstype: "cgroup2",
-                flags: INERT | MountFlags::RDONLY,
-                data: "",
-            });
-        }
-    }
-
-    fn proc(&mut self) {
-        let own = self.is_new(NamespaceKind::Pid) || !self.user_namespace();
-        let joined = matches!(self.config.namespaces.pid, NamespaceSource::Join(_));
-        if own || joined {
-            self.plan.mount_top(&Mount {
-                what: "mount proc",
-                source: "proc",
-                target: "/proc",
-                fstype: "proc",
-                flags: INERT,
-                data: "",
-            });
-        } else {
-            // Only the owner of a pid namespace may mount its proc.
-            self.bind_from_host("bind the host's /proc", "proc", "/proc");
-        }
-    }
-
-    fn dev(&mut self) {
-        self.plan.mount_top(&Mount {
-            what: "mount /dev",
-            source: "tmpfs",
-            target: "/dev",
-            fstype: "tmpfs",
-            flags: std_fs::DEV_FLAGS,
-            data: std_fs::DEV_DATA,
-        });
-        if self.user_namespace() {
-            // No mknod in a user namespace: the host's own nodes are bound over empty files.
-            self.enter_old_root();
-            for d in std_fs::DEVICES {
-                self.plan.mknod("make the place of a device", d.path, 0o100_666, 0);
-                self.plan.mount(&Mount {
-                    what: "bind device",
-                    source: &d.path[1..],
-                    target: d.path,
-                    fstype: "",
-                    flags: MountFlags::BIND,
-                    data: "",
-                });
-            }
-        } else {
-            for d in std_fs::DEVICES {
-                self.plan.mknod("make device", d.path, std_fs::DEVICE_MODE, libc::makedev(d.major, d.minor));
-            }
-        }
-        for (target, path) in std_fs::LINKS {
-            self.plan.symlink(target, path);
-        }
-        for dir in std_fs::DIRS {
-            self.plan.mkdir("make directory", dir, 0o755);
-        }
-    }
-
-    /// Whether the container may mount a sysfs of its own: it shows the network namespace's devices, and only the
-    /// owner of that may mount it.
-    fn own_sysfs(&self) -> bool {
-        self.config.namespaces.net != NamespaceSource::Host || !self.user_namespace()
-    }
-
-    fn sysfs(&mut self) {
-        if self.own_sysfs() {
-            self.plan.mount_top(&Mount {
-                what: "mount sysfs",
-                source: "sysfs",
-                target: "/sys",
-                fstype: "sysfs",
-                flags: INERT | MountFlags::RDONLY,
-                data: "",
-            });
-            return;
-        }
-        self.bind_from_host("bind the host's /sys", "sys", "/sys");
-        let attr = MountAttr { set: MOUNT_ATTR_RDONLY, ..MountAttr::default() };
-        self.plan.mount_setattr_path("make /sys read-only", "/sys", &attr, AT_RECURSIVE);
-    }
-
     fn enter_old_root(&mut self) {
         if let Some(fd) = self.old_root {
             self.plan.fchdir("enter the host's root", fd);
         }
-    }
-
-    /// Binds `source`, relative to the host's root, with everything below.
-    fn bind_from_host(&mut self, what: &'static str, source: &str, target: &str) {
-        self.plan.mkdir("make the place of a mount", target, 0o755);
-        self.plan.tolerate(Tolerate::Existing);
-        self.enter_old_root();
-        let flags = MountFlags::BIND | MountFlags::REC;
-        self.plan.mount(&Mount { what, source, target, fstype: "", flags, data: "" });
     }
 
     /// The base mounts are made at paths that the image could have made links of, and a link could lead one of them

@@ -42,7 +42,7 @@ impl Header {
         let ops_end = self.ops_at as u64 + self.ops as u64 * size_of::<Op>() as u64;
         self.magic == PLAN
             && self.len as usize == size
-            && self.ops_at % 8 == 0
+            && self.ops_at.is_multiple_of(8)
             && ops_end <= size as u64
             && last == 0
     }
