@@ -1,99 +1,23 @@
 //! Bad input: each gets an error that says what is wrong where, and leaves nothing behind.
 
 mod again;
+mod refuse;
 mod rig;
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 
+use refuse::{Patch, check, mount, says, with_own_mounts};
 use rig::{Rig, busybox, end, sh};
-use stockade::container::{Container, ContainerBuilder, ContainerConfig, Mount};
+use stockade::container::{Container, ContainerConfig, Mount};
 use stockade::idmap::{IdMap, IdRange};
 use stockade::instance::ExecOptions;
 use stockade::process::User;
-use stockade::{Error, ErrorKind, InstanceId, Rootfs, Runtime};
-use tempfile::TempDir;
+use stockade::{ErrorKind, InstanceId, Rootfs, Runtime};
 
 use ErrorKind::{Exhausted, InvalidConfig, NotFound, PayloadNotExecutable, PayloadNotFound};
-
-/// Files that lie over the busybox root.
-struct Patch(TempDir);
-
-impl Patch {
-    fn new() -> Self {
-        let dir = tempfile::Builder::new().prefix("stockade-test-").tempdir().unwrap();
-        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        Self(dir)
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        let path = self.0.path().join(name);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        path
-    }
-
-    fn file(&self, name: &str, mode: u32, content: impl AsRef<[u8]>) {
-        fs::write(self.path(name), content).unwrap();
-        fs::set_permissions(self.path(name), fs::Permissions::from_mode(mode)).unwrap();
-    }
-
-    fn link(&self, name: &str, target: &str) {
-        symlink(target, self.path(name)).unwrap();
-    }
-
-    fn container(&self, name: &str) -> ContainerBuilder {
-        busybox(name)
-            .rootfs(Rootfs::overlay([self.0.path().to_owned(), support::fixture("busybox").unwrap()]))
-    }
-}
-
-/// What an error must say: its kind, its step, what it is about, the errno, and a part of the way out.
-struct Says<'a> {
-    kind: ErrorKind,
-    step: &'a str,
-    what: &'a str,
-    errno: Option<i32>,
-    hint: &'a str,
-}
-
-fn says<'a>(kind: ErrorKind, step: &'a str, what: &'a str, errno: i32, hint: &'a str) -> Says<'a> {
-    Says { kind, step, what, errno: (errno != 0).then_some(errno), hint }
-}
-
-#[track_caller]
-fn check(e: &Error, op: &str, expected: &Says<'_>) {
-    let text = format!("{e:?}");
-    assert_eq!(e.kind(), expected.kind, "{text}");
-    assert_eq!(e.op(), Some(op), "{text}");
-    assert!(e.instance().is_some_and(|i| i.starts_with("default/")), "{text}");
-    assert!(e.step().contains(expected.step), "{text}");
-    assert!(e.what().unwrap_or_default().contains(expected.what), "{text}");
-    assert_eq!(e.errno(), expected.errno, "{text}");
-    let hint = e.way_out().unwrap_or_default();
-    assert!(hint.contains(expected.hint) && hint.is_empty() == expected.hint.is_empty(), "{text}");
-    for part in [op, e.instance().unwrap(), expected.step, expected.what, expected.hint] {
-        assert!(e.to_string().contains(part), "{e} does not say {part}");
-    }
-}
-
-impl Rig {
-    /// Both kinds of container refuse to start, in the same words.
-    #[track_caller]
-    fn refuses(&self, config: &dyn Fn() -> ContainerBuilder, expected: &Says<'_>) {
-        for privileged in [false, true] {
-            let config = if privileged { config().privileged() } else { config() };
-            let c = self.runtime.create(config.build().unwrap()).unwrap();
-            let e = c.start().expect_err("it started");
-            check(&e, "start", expected);
-            assert!(!c.status().is_running());
-            assert_eq!(c.info().unwrap().pid, None);
-            c.delete().unwrap();
-        }
-    }
-}
 
 #[test]
 fn root_file_systems_that_are_none() {
@@ -180,7 +104,7 @@ fn programs_that_cannot_run() {
             check(&e, "exec", &expected);
         }
     }
-    running.map(end);
+    running.into_iter().for_each(end);
     drop(patch);
     rig.end();
 }
@@ -225,113 +149,7 @@ fn working_directories_that_are_none() {
     assert!(e.to_string().contains("cwd: `bin` is not an absolute path"), "{e}");
     let e = running[0].exec(ExecOptions::new(["true"]).cwd("bin")).unwrap_err();
     assert_eq!((e.kind(), e.what()), (InvalidConfig, Some("bin")));
-    running.map(end);
-    drop(patch);
-    rig.end();
-}
-
-#[test]
-fn images_whose_directories_are_links_or_files() {
-    let Some(rig) = Rig::new() else { return };
-    for (place, step) in [("proc", "mount proc"), ("dev", "mount /dev"), ("sys", "mount sysfs")] {
-        for target in ["/etc", "../../../../tmp", "/none", ""] {
-            let patch = Patch::new();
-            if target.is_empty() {
-                patch.file(place, 0o644, "");
-            } else {
-                patch.link(place, target);
-            }
-            let path = format!("/{place}");
-            let expected = says(InvalidConfig, step, &path, libc::ENOTDIR, "plain directory in the image");
-            rig.refuses(&|| patch.container("x").args(["true"]), &expected);
-        }
-    }
-    // What an image has in its /dev is under the container's own.
-    let patch = Patch::new();
-    patch.file("dev/null", 0o666, "prepared");
-    patch.link("dev/pts", "/etc");
-    patch.link("dev/shm", "../../../../etc");
-    patch.link("dev/zero", "/proc/kcore");
-    for privileged in [false, true] {
-        let c = patch.container("x");
-        let c = rig.run(if privileged { c.privileged() } else { c });
-        assert_eq!(sh(&c, "cat /dev/null; head -c 2 /dev/zero | xxd -p").1, "0000");
-        end(c);
-    }
-    drop(patch);
-    rig.end();
-}
-
-#[test]
-fn mount_targets_that_lead_elsewhere() {
-    let Some(rig) = Rig::new() else { return };
-    let patch = Patch::new();
-    patch.link("up", "../../../../../etc");
-    patch.link("abs", "/var");
-    patch.link("to-proc", "/proc/sys");
-    patch.link("to-sys", "../../sys/kernel");
-    patch.link("magic", "/proc/self/root");
-    patch.link("dangling", "/nowhere");
-    patch.link("loop", "loop");
-    patch.file("data/file", 0o644, "data");
-    let data = patch.path("data");
-    let step = "attach mount";
-    let refuse = |target: &str, kind, errno, hint: &str| {
-        let expected = says(kind, step, target, errno, hint);
-        rig.refuses(&|| patch.container("x").args(["true"]).mount(Mount::bind(&data, target)), &expected);
-        rig.refuses(&|| patch.container("x").args(["true"]).mount(Mount::tmpfs(target)), &expected);
-    };
-    let choose = "choose a target outside of /proc and /sys";
-    refuse("/to-proc", InvalidConfig, libc::EXDEV, choose);
-    refuse("/to-proc/kernel", InvalidConfig, libc::EXDEV, choose);
-    refuse("/to-sys", InvalidConfig, libc::EXDEV, choose);
-    refuse("/abs/../to-proc".replace("/abs/..", "").as_str(), InvalidConfig, libc::EXDEV, choose);
-    refuse("/magic/etc", InvalidConfig, libc::ELOOP, "link");
-    refuse("/loop", InvalidConfig, libc::ELOOP, "link");
-    refuse("/dangling", InvalidConfig, libc::ENOENT, "link");
-    refuse("/dangling/deeper", InvalidConfig, libc::ENOENT, "link");
-    refuse("/etc/passwd/x", InvalidConfig, libc::ENOTDIR, "");
-    refuse("/etc/passwd", InvalidConfig, libc::ENOTDIR, "");
-    let file = patch.path("data/file");
-    let over_dir = says(InvalidConfig, step, "/etc", libc::ENOTDIR, "");
-    rig.refuses(&|| patch.container("x").args(["true"]).mount(Mount::bind(&file, "/etc")), &over_dir);
-    let none = says(NotFound, "open the source of a mount", "/none", libc::ENOENT, "must exist");
-    rig.refuses(&|| patch.container("x").args(["true"]).mount(Mount::bind("/none", "/mnt")), &none);
-
-    // Those that stay inside work, and inside.
-    for (target, inside) in [("/up/new", "/etc/new"), ("/up", "/etc"), ("/abs/lib/x", "/var/lib/x")] {
-        let c = rig.run(patch.container("x").mount(Mount::bind(&data, target)));
-        assert_eq!(sh(&c, &format!("cat {inside}/file")), (0, "data".to_owned()), "{target}");
-        end(c);
-    }
-    assert!(!Path::new("/etc/new").exists() && !Path::new("/var/lib/x").exists());
-
-    for bad in
-        ["mnt", "/mnt/../proc", "/", "/proc", "/proc/sys", "/sys/kernel", "/proc/./sys/", "/proc//self/fd"]
-    {
-        let e = busybox("x").mount(Mount::tmpfs(bad)).build().unwrap_err();
-        assert!(e.kind() == InvalidConfig && e.to_string().contains("mounts[0].target"), "{bad}: {e}");
-    }
-    drop(patch);
-    rig.end();
-}
-
-#[test]
-fn generated_files_over_links() {
-    let Some(rig) = Rig::new() else { return };
-    let patch = Patch::new();
-    patch.link("etc/resolv.conf", "../run/systemd/resolve/stub-resolv.conf");
-    patch.link("etc/hosts", "/proc/version");
-    patch.link("etc/hostname", "../../../../../../var/name");
-    patch.file("var/name", 0o644, "image's");
-    let stub = || patch.container("x").args(["true"]).resolv_conf("nameserver ::1");
-    let step = "attach a generated file";
-    rig.refuses(&stub, &says(InvalidConfig, step, "/etc/resolv.conf", libc::ENOENT, "link"));
-    let hosts = || patch.container("x").args(["true"]).hosts("::1 x");
-    rig.refuses(&hosts, &says(InvalidConfig, step, "/etc/hosts", libc::EXDEV, "choose a target"));
-    let c = rig.run(patch.container("x").hostname_file("ours"));
-    assert_eq!(sh(&c, "cat /etc/hostname /var/name").1, "oursours");
-    end(c);
+    running.into_iter().for_each(end);
     drop(patch);
     rig.end();
 }
@@ -439,7 +257,7 @@ fn more_than_fits() {
     end(c);
     let patch = Patch::new();
     let binds = || {
-        let path = patch.0.path();
+        let path = &patch.path(".");
         (0..130).fold(busybox("x"), |c, n| c.mount(Mount::bind(path, format!("/m/{n}"))))
     };
     let e = says(InvalidConfig, "mounts", "", 0, "bind one directory that holds the others");
@@ -461,29 +279,6 @@ fn kernel_parameters_that_are_not_there() {
     rig.end();
 }
 
-/// Runs the rest of the test in a mount namespace of its own; true there.
-fn with_own_mounts(test: &str) -> bool {
-    if again::role().is_some() {
-        return true;
-    }
-    let _serial = support::serial();
-    if let Err(why) = support::privilege().and_then(|()| support::fixture("busybox").map(drop)) {
-        support::skip(why);
-        return false;
-    }
-    let host = support::HostSnapshot::take();
-    let around = ["unshare", "--mount", "--propagation", "private"];
-    let out = again::command(&around, test, "own-mounts").output().unwrap();
-    let text = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
-    assert!(out.status.success() && text.contains("1 passed"), "{text}");
-    host.assert_unchanged();
-    false
-}
-
-fn mount(args: &[&str], at: &Path) {
-    assert!(Command::new("mount").args(args).arg(at).status().unwrap().success(), "mount {args:?}");
-}
-
 #[test]
 fn full_directories_of_the_runtime() {
     if !with_own_mounts("full_directories_of_the_runtime") {
@@ -498,6 +293,10 @@ fn full_directories_of_the_runtime() {
         let (state, run) = if full == "state" { (small, other) } else { (other, small) };
         let rt = Runtime::builder().state_dir(state).run_dir(run).open().unwrap();
         let made = |name: &str| rt.create(busybox(name).build().unwrap());
+        let warm = made("warm").unwrap();
+        warm.start().unwrap();
+        warm.stop().unwrap();
+        warm.delete().unwrap();
         let leaks = dirs.leak_check();
         let c: Arc<Container> = made("before").unwrap();
         c.start().unwrap();
@@ -528,47 +327,9 @@ fn full_directories_of_the_runtime() {
         after.start().unwrap();
         after.stop().unwrap();
         after.delete().unwrap();
-        drop((c, fresh, after));
+        drop((warm, c, fresh, after));
         leaks.assert_clean();
         rt.close();
         assert!(Command::new("umount").arg(small).status().unwrap().success());
     }
-}
-
-#[test]
-fn a_read_only_root_without_places_to_mount() {
-    if !with_own_mounts("a_read_only_root_without_places_to_mount") {
-        return;
-    }
-    let Some(rig) = Rig::new() else { return };
-    let patch = Patch::new();
-    let root = patch.path("root");
-    fs::create_dir(&root).unwrap();
-    let copied =
-        Command::new("cp").arg("-a").arg(support::fixture("busybox").unwrap()).arg(&root).status().unwrap();
-    assert!(copied.success());
-    mount(&["--bind", root.to_str().unwrap()], &root);
-    mount(&["-o", "remount,bind,ro"], &root);
-    let root = root.join("busybox");
-    let fixed = || ContainerConfig::builder("x").rootfs(Rootfs::dir(&root)).args(["sleep", "1000"]);
-    let c = rig.run(fixed());
-    assert!(sh(&c, "touch /x").1.contains("Read-only file system"));
-    end(c);
-    mount(&["-o", "remount,bind,rw"], root.parent().unwrap());
-    for (place, step) in [("proc", "mount proc"), ("dev", "mount /dev"), ("sys", "mount sysfs")] {
-        fs::remove_dir(root.join(place)).unwrap();
-        mount(&["-o", "remount,bind,ro"], root.parent().unwrap());
-        let path = format!("/{place}");
-        let expected =
-            says(ErrorKind::Kernel, step, &path, libc::EROFS, "missing in a read-only root file system");
-        rig.refuses(&fixed, &expected);
-        mount(&["-o", "remount,bind,rw"], root.parent().unwrap());
-        // A writable root gets what it lacks.
-        let c = rig.run(fixed());
-        assert_eq!(sh(&c, "[ -e /proc/self ] && [ -c /dev/null ] && [ -d /sys/class ]").0, 0);
-        end(c);
-    }
-    assert!(Command::new("umount").arg(root.parent().unwrap()).status().unwrap().success());
-    drop(patch);
-    rig.end();
 }

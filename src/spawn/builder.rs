@@ -33,6 +33,15 @@ pub(crate) enum FsConfig<'a> {
     Create,
 }
 
+/// What covers a masked file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MaskFrom {
+    /// The file `dev/null`, seen from the working directory.
+    DevNull,
+    /// An empty file made for it, where no null device can be trusted.
+    Nothing,
+}
+
 /// Capability sets as bit masks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct CapMasks {
@@ -265,11 +274,14 @@ impl Plan {
         self.tolerate(Tolerate::Missing);
     }
 
-    /// Hides the file or directory at `path`. The null device below the working directory covers files: that is the
-    /// host's root, or the container's own where nothing but a fresh node can lie there.
-    pub(crate) fn mask_path(&mut self, path: impl AsRef<[u8]>) {
+    /// Hides the file or directory at `path`.
+    pub(crate) fn mask_path(&mut self, path: impl AsRef<[u8]>, from: MaskFrom) {
         let at = self.text(path);
-        self.on("mask path", at, code::MASK, [at.into(), 0, 0, 0, 0]);
+        let source = match from {
+            MaskFrom::DevNull => self.text("dev/null"),
+            MaskFrom::Nothing => At::default(),
+        };
+        self.on("mask path", at, code::MASK, [at.into(), source.into(), 0, 0, 0]);
         self.tolerate(Tolerate::Missing);
     }
 

@@ -10,7 +10,7 @@ mod launch;
 mod plan;
 mod report;
 
-pub(crate) use builder::{CapMasks, FsConfig, Mount, Tolerate};
+pub(crate) use builder::{CapMasks, FsConfig, MaskFrom, Mount, Tolerate};
 pub(crate) use child::Child;
 pub use fault::Fault;
 pub(crate) use launch::{Launch, Running, Spec, Stage2, Started, Strategy};

@@ -65,7 +65,7 @@ fn payload(e: Error, errno: Errno) -> Error {
 
 fn hint(e: Error, op: u16, errno: Errno) -> Error {
     match (op, errno) {
-        (code::MOUNT_TOP, Errno::NOTDIR | Errno::LOOP) => e
+        (code::MOUNT_TOP | code::MOUNT, Errno::NOTDIR | Errno::LOOP) => e
             .with_kind(ErrorKind::InvalidConfig)
             .detail("is not a directory of the root file system, or is a link")
             .hint("make it a plain directory in the image"),
@@ -84,9 +84,13 @@ fn hint(e: Error, op: u16, errno: Errno) -> Error {
             .with_kind(ErrorKind::InvalidConfig)
             .detail("is a link that leads nowhere, or leads through one")
             .hint("name the place itself, or take the link out of the image"),
-        (code::ATTACH, Errno::NOTDIR) => e.with_kind(ErrorKind::InvalidConfig).detail(
-            "a part of the path is no directory, or a file would cover a directory or the other way round",
-        ),
+        (code::ATTACH, Errno::NOTDIR) => {
+            e.with_kind(ErrorKind::InvalidConfig).detail("a part of the path is not a directory")
+        }
+        (code::ATTACH, Errno::INVAL) => e
+            .with_kind(ErrorKind::InvalidConfig)
+            .detail("a file covers only a file, and a directory only a directory")
+            .hint("name a target of the kind that the source has"),
         (code::WORKING_DIR, Errno::NOTDIR) => {
             e.with_kind(ErrorKind::InvalidConfig).detail("is not a directory")
         }

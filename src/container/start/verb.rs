@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use super::{Request, Up, UserNamespace, start};
 use crate::cgroup::{Cgroup, CgroupId, Enforce};
-use crate::container::config::{CgroupConfig, MountSet};
+use crate::container::config::CgroupConfig;
 use crate::container::handle::{Container, Run};
 use crate::container::live::{Live, remove_cgroup};
 use crate::container::load::identity;
@@ -55,7 +55,7 @@ impl Container {
         let config = self.config();
         let deadline = Deadline::from(options.deadline);
         let (mut sources, mut pipes) = streams::open(options.stdin, options.stdout, options.stderr)?;
-        if config.base_mounts == MountSet::None {
+        if !config.has_null_device() {
             sources = sources.with_host_null()?;
         }
         let inner = self.runtime.inner();
