@@ -5,6 +5,7 @@ mod child;
 #[cfg(test)]
 mod dump;
 mod fault;
+mod guests;
 mod interp;
 mod launch;
 mod plan;
@@ -13,6 +14,7 @@ mod report;
 pub(crate) use builder::{CapMasks, FsConfig, MaskFrom, Mount, Tolerate};
 pub(crate) use child::Child;
 pub use fault::Fault;
+pub(crate) use guests::Guests;
 pub(crate) use launch::{Launch, Running, Spec, Stage2, Started, Strategy};
 pub(crate) use plan::{Fd, Plan};
 
