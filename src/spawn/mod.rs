@@ -1,4 +1,5 @@
-//! Starting processes: a plan built by the parent, executed by stage-2.
+//! Starting processes: a plan built by the parent, executed by stage-2 or, where memory files cannot be executed, by a
+//! forked child. The conversation between the two is drawn in [`interp`].
 
 mod builder;
 mod child;
