@@ -12,7 +12,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::config::MountSet;
 use super::handle::Container;
 use super::live::Live;
 use super::streams;
@@ -66,7 +65,7 @@ impl Container {
         let deadline = Deadline::from(options.deadline);
         let cancel = options.cancel.clone();
         let (mut sources, pipes) = streams::open(options.stdin, options.stdout, options.stderr)?;
-        if config.base_mounts == MountSet::None {
+        if !config.has_null_device() {
             sources = sources.with_host_null()?;
         }
         let has_users = config.namespaces.user != NamespaceSource::Host;

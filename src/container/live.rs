@@ -79,6 +79,9 @@ impl Container {
                 Ok(()) => {}
                 // Deleted behind our back: there is nobody to remember it for.
                 Err(e) if e.kind() == ErrorKind::NotFound => {}
+                // A full disk must not keep it from ending, or from being deleted. Another process that asks later
+                // gets an unknown status.
+                Err(e) if e.kind() == ErrorKind::Exhausted => {}
                 Err(e) => return Err(e),
             }
         }

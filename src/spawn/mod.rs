@@ -1,4 +1,5 @@
-//! Starting processes: a plan built by the parent, executed by stage-2.
+//! Starting processes: a plan built by the parent, executed by stage-2 or, where memory files cannot be executed, by a
+//! forked child. The conversation between the two is drawn in [`interp`].
 
 mod builder;
 mod child;
@@ -11,7 +12,7 @@ mod launch;
 mod plan;
 mod report;
 
-pub(crate) use builder::{CapMasks, FsConfig, Mount, Tolerate};
+pub(crate) use builder::{CapMasks, FsConfig, MaskFrom, Mount, Tolerate};
 pub(crate) use child::Child;
 pub use fault::Fault;
 pub(crate) use guests::Guests;

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use super::{Request, Up, UserNamespace, start};
 use crate::cgroup::{Cgroup, CgroupId, Enforce};
-use crate::container::config::{CgroupConfig, MountSet};
+use crate::container::config::CgroupConfig;
 use crate::container::handle::{Container, Run};
 use crate::container::live::{Live, remove_cgroup};
 use crate::container::load::identity;
@@ -55,7 +55,7 @@ impl Container {
         let config = self.config();
         let deadline = Deadline::from(options.deadline);
         let (mut sources, mut pipes) = streams::open(options.stdin, options.stdout, options.stderr)?;
-        if config.base_mounts == MountSet::None {
+        if !config.has_null_device() {
             sources = sources.with_host_null()?;
         }
         let inner = self.runtime.inner();
@@ -203,7 +203,14 @@ impl Container {
         let dir = self.runtime.inner().store.instance_path(&self.id(), place)?.join("rootfs");
         match rustix::fs::mkdir(&dir, rustix::fs::Mode::from_raw_mode(0o700)) {
             Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(Some(dir)),
-            Err(e) => Err(Error::sys("make the directory for changes", e).path(dir)),
+            Err(errno) => {
+                let e = Error::sys("make the directory for changes", errno).path(dir);
+                Err(if e.kind() == ErrorKind::Exhausted {
+                    e.hint("free space on its file system")
+                } else {
+                    e
+                })
+            }
         }
     }
 }
