@@ -6,14 +6,16 @@ mod child;
 #[cfg(test)]
 mod dump;
 mod fault;
+mod guests;
 mod interp;
 mod launch;
 mod plan;
 mod report;
 
-pub(crate) use builder::{CapMasks, FsConfig, Mount, Tolerate};
+pub(crate) use builder::{CapMasks, FsConfig, MaskFrom, Mount, Tolerate};
 pub(crate) use child::Child;
 pub use fault::Fault;
+pub(crate) use guests::Guests;
 pub(crate) use launch::{Launch, Running, Spec, Stage2, Started, Strategy};
 pub(crate) use plan::{Fd, Plan};
 

@@ -132,6 +132,11 @@ impl ContainerConfig {
         })
     }
 
+    /// Whether `/dev/null` inside is sure to be the null device.
+    pub(crate) fn has_null_device(&self) -> bool {
+        self.base_mounts == MountSet::Standard && !self.mounts.iter().any(|m| m.target().starts_with("/dev"))
+    }
+
     /// Its network.
     pub fn network(&self) -> Network {
         match self.namespaces.get(NamespaceKind::Net) {
