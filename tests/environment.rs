@@ -3,6 +3,8 @@
 mod rig;
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -12,7 +14,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal as NixSignal, pthread_sigmask}
 use rig::{Rig, busybox, end, sh};
 use stockade::caps::{CapSet, Capability, CapabilitySets};
 use stockade::container::{Container, ContainerBuilder, ContainerConfig, Network};
-use stockade::instance::{ExecOptions, Stdio};
+use stockade::instance::{ExecOptions, StartOptions, Stdio};
 use stockade::process::{Personality, Resource, Umask, User};
 use stockade::{Rootfs, Signal};
 
@@ -21,9 +23,22 @@ fn output(c: &Container, options: ExecOptions) -> String {
     format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr))
 }
 
+/// What the first process writes, from its start to its end.
+fn first(rig: &Rig, config: ContainerBuilder) -> String {
+    let c = rig.runtime.create(config.build().unwrap()).unwrap();
+    let pipes = c.start_with(StartOptions::new().stdout(Stdio::Piped).stderr(Stdio::Piped)).unwrap();
+    let mut text = String::new();
+    for pipe in [pipes.stdout, pipes.stderr] {
+        File::from(pipe.unwrap()).read_to_string(&mut text).unwrap();
+    }
+    c.wait().unwrap();
+    c.delete().unwrap();
+    text
+}
+
 /// What one program writes, as the first process and through exec.
 fn both(rig: &Rig, config: impl Fn(&str) -> ContainerBuilder, args: &[&str]) -> [(&'static str, String); 2] {
-    let first = rig.first(config("first").args(args));
+    let started = first(rig, config("first").args(args));
     let c = rig.run(config("second"));
     // Without naming a user, exec is root's.
     let user = c.config().user().clone();
@@ -33,7 +48,7 @@ fn both(rig: &Rig, config: impl Fn(&str) -> ContainerBuilder, args: &[&str]) -> 
     }
     let exec = output(&c, options);
     end(c);
-    [("start", first), ("exec", exec)]
+    [("start", started), ("exec", exec)]
 }
 
 fn fields(status: &str) -> BTreeMap<&str, &str> {
@@ -52,7 +67,7 @@ struct Dirt {
 
 impl Dirt {
     fn new() -> Self {
-        let file = std::fs::File::open("/etc/passwd").unwrap();
+        let file = File::open("/etc/passwd").unwrap();
         let fd = rustix::io::fcntl_dupfd_cloexec(&file, 40).unwrap();
         rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::empty()).unwrap();
         assert!(fd.as_raw_fd() >= 40);
@@ -244,7 +259,7 @@ fn names_and_network_are_the_containers_own() {
         // Only loopback, and it answers.
         assert_eq!(sh(&c, "tail -n +3 /proc/net/dev | cut -d: -f1 | tr -d ' '").1, "lo");
         assert_eq!(sh(&c, "ls /sys/class/net").1, "lo");
-        let talk = "echo hello | nc -l -p 7777 & \
+        let talk = "nc -l -p 7777 -e echo hello & \
                     for i in 1 2 3 4 5 6 7 8 9 10; do nc 127.0.0.1 7777 </dev/null 2>/dev/null && exit; sleep 0.1; done; exit 1";
         assert_eq!(sh(&c, talk), (0, "hello".to_owned()));
         assert_eq!(sh(&c, "ping -c 1 -W 2 127.0.0.1 >/dev/null").0, 0);

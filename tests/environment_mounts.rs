@@ -197,16 +197,34 @@ fn propagation_of_the_root_is_as_configured() {
 fn without_base_mounts_there_is_the_root_alone() {
     let Some(rig) = Rig::new() else { return };
     let bare = |name: &str| busybox(name).base_mounts(MountSet::None);
-    assert_eq!(
-        rig.first(bare("ls").args(["sh", "-c", "ls /proc /dev /sys; read x; echo end"])),
-        "/dev:\n\n/proc:\n\n/sys:\nend\n"
-    );
     // Null streams and masks work without a /dev of its own.
     let c = rig.run(bare("c").masked_paths(["/etc/passwd", "/home"]));
+    let seen = output(&c, ExecOptions::new(["sh", "-c", "ls /proc /dev /sys; read x; echo end"]));
+    assert_eq!(seen, "/dev:\n\n/proc:\n\n/sys:\nend\n");
     assert_eq!(output(&c, ExecOptions::new(["sh", "-c", "read x; echo $?"])), "1\n");
     let hidden = output(&c, ExecOptions::new(["sh", "-c", "cat /etc/passwd; ls -A /home; echo end"]));
     assert_eq!(hidden, "end\n");
+    let write = ExecOptions::new(["sh", "-c", "echo x > /etc/passwd"]);
+    assert!(output(&c, write).contains("Read-only file system"));
     end(c);
+    rig.end();
+}
+
+#[test]
+fn masks_are_not_made_from_what_a_mount_has_as_null_device() {
+    let Some(rig) = Rig::new() else { return };
+    let dev = tempfile::tempdir_in(rig.dirs.state().parent().unwrap()).unwrap();
+    std::fs::set_permissions(dev.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::os::unix::fs::symlink("/etc/group", dev.path().join("null")).unwrap();
+    for target in ["/dev", "/dev/null"] {
+        let source = if target == "/dev" { dev.path().to_owned() } else { "/etc/os-release".into() };
+        let c =
+            rig.run(busybox("m").mount(Mount::bind(source, target)).masked_paths(["/etc/passwd", "/home"]));
+        assert_eq!(sh(&c, "cat /etc/passwd; ls -A /home"), (0, String::new()), "{target}");
+        assert_ne!(sh(&c, "cat /dev/null").1, "", "the mount is there");
+        end(c);
+    }
+    drop(dev);
     rig.end();
 }
 

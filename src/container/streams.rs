@@ -108,7 +108,7 @@ impl Sources {
         Ok(())
     }
 
-    /// For a container without a null device of its own: the host's instead.
+    /// For a container whose `/dev/null` may be anything: the host's instead.
     pub(super) fn with_host_null(mut self) -> Result<Self> {
         let mut null: Option<OwnedFd> = None;
         for source in &mut self.0 {

@@ -2,7 +2,7 @@
 
 use rustix::mount::MountFlags;
 
-use super::interp::abi::{NO_SLOT, code, on_error};
+use super::interp::abi::{code, on_error};
 use super::plan::{At, Fd, Plan};
 use crate::sys::mount::MountAttr;
 
@@ -31,6 +31,15 @@ pub(crate) enum FsConfig<'a> {
     Flag(&'a str),
     Text(&'a str, &'a str),
     Create,
+}
+
+/// What covers a masked file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MaskFrom {
+    /// The file `dev/null`, seen from the working directory.
+    DevNull,
+    /// An empty file made for it, where no null device can be trusted.
+    Nothing,
 }
 
 /// Capability sets as bit masks.
@@ -62,12 +71,17 @@ impl Plan {
         }
     }
 
+    fn free_slot_of(&mut self, fd: Fd) {
+        if let Fd::Slot(slot) = fd {
+            self.free_slot(slot);
+        }
+    }
+
     fn keep_result(&mut self) -> Fd {
         let slot = self.slot();
         if let Some(op) = self.last_op() {
             op.out = slot;
         }
-        debug_assert_ne!(slot, NO_SLOT);
         Fd::Slot(slot)
     }
 
@@ -260,11 +274,14 @@ impl Plan {
         self.tolerate(Tolerate::Missing);
     }
 
-    /// Hides the file or directory at `path`. The null device below the working directory covers files: that is the
-    /// host's root, or the container's own where nothing but a fresh node can lie there.
-    pub(crate) fn mask_path(&mut self, path: impl AsRef<[u8]>) {
+    /// Hides the file or directory at `path`.
+    pub(crate) fn mask_path(&mut self, path: impl AsRef<[u8]>, from: MaskFrom) {
         let at = self.text(path);
-        self.on("mask path", at, code::MASK, [at.into(), 0, 0, 0, 0]);
+        let source = match from {
+            MaskFrom::DevNull => self.text("dev/null"),
+            MaskFrom::Nothing => At::default(),
+        };
+        self.on("mask path", at, code::MASK, [at.into(), source.into(), 0, 0, 0]);
         self.tolerate(Tolerate::Missing);
     }
 
@@ -288,6 +305,8 @@ impl Plan {
 
     pub(crate) fn fsmount(&mut self, what: &'static str, fs: Fd, attrs: u64) -> Fd {
         self.none(what, code::FSMOUNT, [fs.encode(), attrs, 0, 0, 0]);
+        // The op closes `fs` and then stores its result.
+        self.free_slot_of(fs);
         self.keep_result()
     }
 
@@ -295,6 +314,7 @@ impl Plan {
         self.none(what, code::CHECK_WRITABLE, [mount.encode(), 0, 0, 0, 0]);
     }
 
+    /// Mounts `mount` on `target`, looked up inside the root and made if missing, and closes it.
     pub(crate) fn attach(
         &mut self,
         what: &'static str,
@@ -306,6 +326,7 @@ impl Plan {
         let at = self.text(target);
         let args = [mount.encode(), at.into(), u64::from(is_dir), u64::from(kernel_files), 0];
         self.on(what, at, code::ATTACH, args);
+        self.free_slot_of(mount);
     }
 
     // --- files --------------------------------------------------------------------------------------------

@@ -59,7 +59,7 @@ fn row(op: u16) -> (&'static str, &'static [Arg]) {
             ("mount_top", &[Text("source"), Text("target"), Text("type"), Hex("flags"), Text("data")])
         }
         code::READ_ONLY => ("read_only", &[Text("path")]),
-        code::MASK => ("mask", &[Text("path")]),
+        code::MASK => ("mask", &[Text("path"), Text("from")]),
         code::FSOPEN => ("fsopen", &[Text("type")]),
         code::FSCONFIG => ("fsconfig", &[Fd("fs"), Number("command"), Text("key"), Text("value")]),
         code::FSMOUNT => ("fsmount", &[Fd("fs"), Hex("attrs")]),

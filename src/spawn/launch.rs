@@ -299,6 +299,9 @@ pub(crate) struct Running {
 }
 
 fn send_plan(sock: BorrowedFd<'_>, plan: &Plan, fds: &[BorrowedFd<'_>]) -> Result<()> {
+    if plan.is_overfull() {
+        return Err(Error::invalid("mounts and layers", "are more than one start can hold open at a time"));
+    }
     let bytes = plan.encode();
     let step = "send the plan";
     if bytes.len() <= abi::MAX_INLINE {

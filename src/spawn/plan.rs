@@ -42,7 +42,9 @@ pub(crate) struct Plan {
     data: Vec<u8>,
     ops: Vec<Op>,
     steps: Vec<Step>,
+    /// How many slots were ever used; stops at [`NO_SLOT`].
     slots: u8,
+    free: Vec<u8>,
 }
 
 impl Plan {
@@ -50,7 +52,13 @@ impl Plan {
     pub(crate) fn new(received: u8) -> Self {
         let mut data = Vec::with_capacity(8 * 1024);
         data.resize(size_of::<Header>(), 0);
-        Self { data, ops: Vec::with_capacity(128), steps: Vec::with_capacity(128), slots: received }
+        Self {
+            data,
+            ops: Vec::with_capacity(128),
+            steps: Vec::with_capacity(128),
+            slots: received,
+            free: Vec::new(),
+        }
     }
 
     /// Number of ops so far.
@@ -59,11 +67,23 @@ impl Plan {
         self.ops.len()
     }
 
-    /// A slot that nothing uses yet.
+    /// A slot that nothing uses. [`NO_SLOT`] where there is none: such a plan [`is_overfull`](Self::is_overfull).
     pub(crate) fn slot(&mut self) -> u8 {
-        let slot = self.slots;
-        self.slots += 1;
-        slot
+        self.free.pop().unwrap_or_else(|| {
+            let slot = self.slots;
+            self.slots = self.slots.saturating_add(1);
+            slot
+        })
+    }
+
+    /// Gives back a slot whose descriptor is closed.
+    pub(super) fn free_slot(&mut self, slot: u8) {
+        self.free.push(slot);
+    }
+
+    /// Whether it would need more descriptors at a time than there are slots. It must not be run then.
+    pub(super) fn is_overfull(&self) -> bool {
+        self.slots == NO_SLOT
     }
 
     /// Stores a string, with its final NUL.

@@ -65,7 +65,7 @@ fn payload(e: Error, errno: Errno) -> Error {
 
 fn hint(e: Error, op: u16, errno: Errno) -> Error {
     match (op, errno) {
-        (code::MOUNT_TOP, Errno::NOTDIR | Errno::LOOP) => e
+        (code::MOUNT_TOP | code::MOUNT, Errno::NOTDIR | Errno::LOOP) => e
             .with_kind(ErrorKind::InvalidConfig)
             .detail("is not a directory of the root file system, or is a link")
             .hint("make it a plain directory in the image"),
@@ -80,7 +80,21 @@ fn hint(e: Error, op: u16, errno: Errno) -> Error {
             .with_kind(ErrorKind::InvalidConfig)
             .detail("leads into procfs or sysfs, or out of the root file system")
             .hint("choose a target outside of /proc and /sys"),
-        (code::WORKING_DIR, Errno::XDEV) => {
+        (code::ATTACH, Errno::NOENT | Errno::LOOP) => e
+            .with_kind(ErrorKind::InvalidConfig)
+            .detail("is a link that leads nowhere, or leads through one")
+            .hint("name the place itself, or take the link out of the image"),
+        (code::ATTACH, Errno::NOTDIR) => {
+            e.with_kind(ErrorKind::InvalidConfig).detail("a part of the path is not a directory")
+        }
+        (code::ATTACH, Errno::INVAL) => e
+            .with_kind(ErrorKind::InvalidConfig)
+            .detail("a file covers only a file, and a directory only a directory")
+            .hint("name a target of the kind that the source has"),
+        (code::WORKING_DIR, Errno::NOTDIR) => {
+            e.with_kind(ErrorKind::InvalidConfig).detail("is not a directory")
+        }
+        (code::WORKING_DIR, Errno::XDEV | Errno::LOOP) => {
             e.with_kind(ErrorKind::InvalidConfig).detail("lies outside of the root file system")
         }
         (code::WORKING_DIR, Errno::NOENT) => e.hint("make the directory in the image, or name another"),
@@ -107,6 +121,9 @@ fn hint(e: Error, op: u16, errno: Errno) -> Error {
             e.hint("the cgroup has controllers enabled for children: processes need a leaf cgroup")
         }
         (code::CLONE_SIBLING, Errno::NODEV | Errno::NOENT) => e.hint("the cgroup is gone"),
+        (code::WRITE_FILE, Errno::INVAL | Errno::RANGE) => {
+            e.with_kind(ErrorKind::InvalidConfig).hint("the kernel does not take that value")
+        }
         (code::WRITE_FILE, Errno::NOENT) => e.hint("this kernel, or the container's namespaces, lack that file"),
         _ => e,
     }

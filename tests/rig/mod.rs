@@ -1,11 +1,9 @@
 //! A runtime in directories of its own, under watch: at its end nothing may be left and nothing on the host changed.
 
-use std::fs::File;
-use std::io::Read;
 use std::sync::Arc;
 
 use stockade::container::{Container, ContainerBuilder, ContainerConfig};
-use stockade::instance::{ExecOptions, StartOptions, Stdio};
+use stockade::instance::{ExecOptions, Stdio};
 use stockade::{ExitStatus, Rootfs, Runtime};
 use support::{HostSnapshot, LeakCheck, PrivateDirs, Serial};
 
@@ -38,25 +36,11 @@ impl Rig {
         Some(Self { runtime, dirs, leaks, host, _serial: serial })
     }
 
-    /// A container that runs.
+    /// A container that runs, until the handle is dropped at the latest.
     pub(crate) fn run(&self, config: ContainerBuilder) -> Arc<Container> {
-        let container = self.runtime.create(config.build().unwrap()).unwrap();
+        let container = self.runtime.create(config.kill_on_drop().build().unwrap()).unwrap();
         container.start().unwrap();
         container
-    }
-
-    /// What the first process writes, from its start to its end.
-    pub(crate) fn first(&self, config: ContainerBuilder) -> String {
-        let container = self.runtime.create(config.build().unwrap()).unwrap();
-        let options = StartOptions::new().stdout(Stdio::Piped).stderr(Stdio::Piped);
-        let pipes = container.start_with(options).unwrap();
-        let mut text = String::new();
-        for pipe in [pipes.stdout, pipes.stderr] {
-            File::from(pipe.unwrap()).read_to_string(&mut text).unwrap();
-        }
-        container.wait().unwrap();
-        container.delete().unwrap();
-        text
     }
 
     /// Checks that all is as it was. Every handle must be dropped.

@@ -94,7 +94,7 @@ impl ContainerConfig {
         enforce: Enforce;
     }
 
-    /// Whether its records live on tmpfs alone and it is deleted when it stops.
+    /// Whether its records live on tmpfs alone and a stop deletes it.
     pub fn is_ephemeral(&self) -> bool {
         self.ephemeral
     }
@@ -130,6 +130,11 @@ impl ContainerConfig {
             }
             _ => CapabilitySets::system_unprivileged(),
         })
+    }
+
+    /// Whether `/dev/null` inside is sure to be the null device.
+    pub(crate) fn has_null_device(&self) -> bool {
+        self.base_mounts == MountSet::Standard && !self.mounts.iter().any(|m| m.target().starts_with("/dev"))
     }
 
     /// Its network.

@@ -2,8 +2,9 @@
 //!
 //! 1. become root of the user namespace; names and loopback of the namespaces;
 //! 2. make mounts private, put the root together, attach it over `/`, `pivot_root`;
-//! 3. mount at absolute paths inside the new root: proc, /dev, the rest, the caller's mounts;
-//! 4. masks, detach the old root (proc and sysfs need it until here), read-only paths;
+//! 3. mount at absolute paths inside the new root: proc, /dev and the rest, which follow no links;
+//! 4. detach the old root (proc and sysfs need it until here); the caller's mounts, masks, read-only paths, which
+//!    follow the image's links: with the old root over `/` a link with `..` could lead to the host;
 //! 5. the tail that exec shares: see [`super::super::tail`].
 
 mod base;
@@ -19,7 +20,7 @@ use super::super::streams::Stream;
 use super::super::tail::{Tail, tail};
 use crate::namespaces::{NamespaceKind, NamespaceSource};
 use crate::rootfs::Rootfs;
-use crate::spawn::{Fd, FsConfig, Plan, Tolerate};
+use crate::spawn::{Fd, FsConfig, MaskFrom, Plan, Tolerate};
 use crate::sys::mount::{
     MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NOSYMFOLLOW, MOUNT_ATTR_RDONLY,
     MountAttr,
@@ -122,13 +123,15 @@ impl Builder<'_> {
         if self.config.rootfs == Rootfs::Host {
             self.hide();
         }
-        self.own_mounts();
+        let trees = self.trees_by_path();
+        self.plan.detach_top("detach the old root");
+        // Only now are paths of the image looked up: the old root lies over `/`, and `..` from there leads to it.
+        self.own_mounts(&trees);
         self.etc_files();
         for sysctl in &self.config.sysctls {
             self.plan.write_file("set sysctl", &sysctl.path().to_string_lossy(), sysctl.value().as_bytes());
         }
         self.masks();
-        self.plan.detach_top("detach the old root");
         self.read_only();
         self.plan.setsid();
         tail(self.plan, &self.parts.streams, &self.parts.tail);
@@ -208,7 +211,7 @@ impl Builder<'_> {
     fn needs_old_root(&self) -> bool {
         let standard = self.config.base_mounts == MountSet::Standard;
         (standard && (self.user_namespace() || !self.own_sysfs()))
-            || self.masks_from_host()
+            || !self.parts.hidden.is_empty()
             || self.parts.mounts.iter().flatten().any(|(tree, _)| matches!(tree, Tree::Path(_)))
     }
 
@@ -285,18 +288,28 @@ impl Builder<'_> {
         self.plan.mount_setattr_path("follow links again", "/", &attr, AT_RECURSIVE);
     }
 
-    fn own_mounts(&mut self) {
+    /// The trees of the caller's mounts that the child opens itself, in order, while there is the old root.
+    fn trees_by_path(&mut self) -> Vec<Option<Fd>> {
+        let mounts = self.config.mounts.iter().zip(&self.parts.mounts);
+        mounts
+            .map(|(mount, source)| match source {
+                Some((Tree::Path(path), _)) => Some(self.tree_from_old_root(path, mount_attrs(mount))),
+                _ => None,
+            })
+            .collect()
+    }
+
+    fn own_mounts(&mut self, trees: &[Option<Fd>]) {
         if self.config.mounts.is_empty() {
             return;
         }
-        let mounts = self.config.mounts.iter().zip(&self.parts.mounts);
-        for (mount, source) in mounts {
+        let mounts = self.config.mounts.iter().zip(&self.parts.mounts).zip(trees);
+        for ((mount, source), opened) in mounts {
             let attrs = mount_attrs(mount);
-            let (fd, is_dir) = match (mount, source) {
-                (ConfigMount::Tmpfs(t), _) => (self.tmpfs(t.max_size(), t.top_mode(), attrs), true),
-                (_, Some((Tree::Given(fd), is_dir))) => (*fd, *is_dir),
-                (_, Some((Tree::Path(path), is_dir))) => (self.tree_from_old_root(path, attrs), *is_dir),
-                (_, None) => continue,
+            let (fd, is_dir) = match (mount, source, opened) {
+                (ConfigMount::Tmpfs(t), ..) => (self.tmpfs(t.max_size(), t.top_mode(), attrs), true),
+                (_, Some((Tree::Given(fd), is_dir)), _) | (_, Some((_, is_dir)), Some(fd)) => (*fd, *is_dir),
+                _ => continue,
             };
             let target = mount.target();
             let kernel_files = target.starts_with("/proc") || target.starts_with("/sys");
@@ -351,22 +364,12 @@ impl Builder<'_> {
         }
     }
 
-    /// Whether masks take the null device of the host: that of the container is its own fresh node, unless there is
-    /// none or a mount of the caller's could be in its place.
-    fn masks_from_host(&self) -> bool {
-        let own = self.config.base_mounts == MountSet::Standard
-            && !self.config.mounts.iter().any(|m| m.target().starts_with("/dev"));
-        !own && (!self.parts.hidden.is_empty() || !self.config.masked_paths.is_empty())
-    }
-
-    /// Hides what the payload must not see.
+    /// Hides what the payload must not see. The working directory is the root. A null device that the image or a mount
+    /// brings may be anything, so it covers nothing.
     fn masks(&mut self) {
-        if self.config.masked_paths.is_empty() {
-            return;
-        }
-        self.enter_old_root();
+        let from = if self.config.has_null_device() { MaskFrom::DevNull } else { MaskFrom::Nothing };
         for path in &self.config.masked_paths {
-            self.plan.mask_path(path.as_os_str().as_bytes());
+            self.plan.mask_path(path.as_os_str().as_bytes(), from);
         }
     }
 

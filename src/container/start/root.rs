@@ -3,6 +3,8 @@
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
+
 use super::Request;
 use super::descriptors::Descriptors;
 use super::plan::{ROOT_ATTRS, Root, Tree, Upper, mount_attrs};
@@ -87,8 +89,16 @@ fn make_upper(dir: &Path) -> Result<()> {
     for (name, mode) in [("upper", 0o755), ("work", 0o700)] {
         let path: PathBuf = dir.join(name);
         match rustix::fs::mkdir(&path, rustix::fs::Mode::from_raw_mode(mode)) {
-            Ok(()) | Err(rustix::io::Errno::EXIST) => {}
-            Err(e) => return Err(Error::sys("make the overlay's directories", e).path(path)),
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => {
+                let e = Error::sys("make the overlay's directories", errno).path(path);
+                return Err(match errno {
+                    Errno::NOENT => e.hint("the upper directory must exist before the container starts"),
+                    Errno::NOTDIR => e.with_kind(ErrorKind::InvalidConfig).detail("lies in no directory"),
+                    Errno::NOSPC | Errno::DQUOT => e.hint("free space on its file system"),
+                    _ => e,
+                });
+            }
         }
     }
     Ok(())

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use super::{Request, Up, UserNamespace, start};
 use crate::cgroup::{Cgroup, CgroupId, Enforce};
-use crate::container::config::{CgroupConfig, MountSet};
+use crate::container::config::CgroupConfig;
 use crate::container::handle::{Container, Run};
 use crate::container::live::{Live, remove_cgroup};
 use crate::container::load::identity;
@@ -14,10 +14,10 @@ use crate::container::{ContainerConfig, streams};
 use crate::error::{Error, ErrorKind, Result};
 use crate::instance::{Pipes, StartOptions};
 use crate::name::InstanceId;
-use crate::namespaces::{Namespace, NamespaceKind};
+use crate::namespaces::{Namespace, NamespaceKind, NamespaceSource, Target};
 use crate::op::{Action, Deadline};
 use crate::rootfs::Rootfs;
-use crate::spawn::Child;
+use crate::spawn::{Child, Guests};
 use crate::store::{Durability, Place, RunRecord, boot_id};
 
 impl Container {
@@ -55,7 +55,7 @@ impl Container {
         let config = self.config();
         let deadline = Deadline::from(options.deadline);
         let (mut sources, mut pipes) = streams::open(options.stdin, options.stdout, options.stderr)?;
-        if config.base_mounts == MountSet::None {
+        if !config.has_null_device() {
             sources = sources.with_host_null()?;
         }
         let inner = self.runtime.inner();
@@ -63,6 +63,9 @@ impl Container {
         let id_map = self.id_map()?;
         sources.belong_to(&config.user, &config, id_map.as_ref())?;
         let joined_users = joins.iter().any(|ns| ns.kind() == NamespaceKind::User);
+        let guests = self.guests(&config)?;
+        let upper = self.upper_dir(&config)?;
+        // Nothing may fail between this and the start, which removes it on failure.
         let cgroup = self.make_cgroup(&config)?;
         let request = Request {
             host: &inner.host,
@@ -74,7 +77,7 @@ impl Container {
             },
             cgroup: cgroup.as_ref(),
             joins,
-            upper: self.upper_dir(&config)?,
+            upper,
             runtime_dirs: [&inner.state_dir, &inner.run_dir],
             strategy: inner.host.strategy(),
             deadline,
@@ -83,12 +86,12 @@ impl Container {
         };
         let up = start(request, sources).and_then(|mut up| {
             pipes.seccomp_listener = up.running.listener.take();
-            self.record_run(&config, up, cgroup.as_ref())
+            self.record_run(&config, up, cgroup.as_ref(), &guests)
         });
         match up {
             Ok((child, record)) => {
                 let started_at = record.started_at;
-                *self.run() = Run::Live(Arc::new(Live { child, cgroup, id_map, started_at, record }));
+                *self.run() = Run::Live(Arc::new(Live { child, guests, cgroup, id_map, started_at, record }));
                 Ok(pipes)
             }
             Err(e) => Err(match cgroup.as_ref().map(remove_cgroup) {
@@ -104,9 +107,13 @@ impl Container {
         config: &ContainerConfig,
         up: Up,
         cgroup: Option<&Cgroup>,
-    ) -> Result<(Child, RunRecord)> {
-        let child = up.running.child;
+        guests: &Guests,
+    ) -> Result<(Arc<Child>, RunRecord)> {
+        let child = Arc::new(up.running.child);
         let written = (|| {
+            if matches!(config.namespaces.pid, NamespaceSource::Join(_)) {
+                guests.add(&child)?;
+            }
             let found = identity(&child)?;
             let record = RunRecord {
                 pid: child.id(),
@@ -128,6 +135,16 @@ impl Container {
                 child.kill_and_reap();
                 Err(e)
             }
+        }
+    }
+
+    /// The processes of this one in the pid namespace of the run: those of the container whose it is, or none yet.
+    fn guests(&self, config: &ContainerConfig) -> Result<Arc<Guests>> {
+        match &config.namespaces.pid {
+            NamespaceSource::Join(Target::Instance(id)) => {
+                Ok(Arc::clone(&self.runtime.container(id)?.live()?.guests))
+            }
+            _ => Ok(Arc::default()),
         }
     }
 
@@ -191,7 +208,14 @@ impl Container {
         let dir = self.runtime.inner().store.instance_path(&self.id(), place)?.join("rootfs");
         match rustix::fs::mkdir(&dir, rustix::fs::Mode::from_raw_mode(0o700)) {
             Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(Some(dir)),
-            Err(e) => Err(Error::sys("make the directory for changes", e).path(dir)),
+            Err(errno) => {
+                let e = Error::sys("make the directory for changes", errno).path(dir);
+                Err(if e.kind() == ErrorKind::Exhausted {
+                    e.hint("free space on its file system")
+                } else {
+                    e
+                })
+            }
         }
     }
 }

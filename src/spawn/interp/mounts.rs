@@ -28,6 +28,12 @@ const PROC_SUPER_MAGIC: u64 = 0x9fa0;
 const SYSFS_MAGIC: u64 = 0x6265_6572;
 
 const S_IFREG_644: usize = 0o100644;
+const S_IFREG_444: usize = 0o100444;
+
+const OPEN_TREE_CLONE_CLOEXEC: usize = 1 | 0o2000000;
+const FSCONFIG_CMD_CREATE: usize = 6;
+/// `nosuid`, `nodev`, `noexec`. Not read-only: the file is still to be made.
+const MASK_ATTRS: usize = 2 | 4 | 8;
 
 fn empty() -> usize {
     c"".as_ptr() as usize
@@ -66,7 +72,7 @@ impl Interp {
                 code::MOUNT => self.mount(self.at(b) as usize, a, c, d, e),
                 code::MOUNT_TOP => self.mount_top(b, a, c, d, e),
                 code::READ_ONLY => self.read_only(self.at(a) as usize),
-                code::MASK => self.mask(a),
+                code::MASK => self.mask(a, b),
                 code::FSOPEN => sys3(nr::FSOPEN, self.at(a) as usize, FSOPEN_CLOEXEC, 0),
                 code::FSCONFIG => sys5(
                     nr::FSCONFIG,
@@ -82,7 +88,11 @@ impl Interp {
                     ret
                 }
                 code::CHECK_WRITABLE => self.check_writable(self.fd(a)),
-                code::ATTACH => self.attach(self.fd(a), self.at(b), c != 0, d != 0),
+                code::ATTACH => {
+                    let ret = self.attach(self.fd(a), self.at(b), c != 0, d != 0);
+                    sys1(nr::CLOSE, self.fd(a) as usize);
+                    ret
+                }
                 _ => -syscall::ENOSYS,
             }
         }
@@ -134,12 +144,17 @@ impl Interp {
         }
     }
 
-    unsafe fn mask(&mut self, path: u64) -> isize {
+    unsafe fn mask(&mut self, path: u64, source: u64) -> isize {
         let target = self.at(path) as usize;
         // SAFETY: strings of the plan and constants.
         unsafe {
-            let ret = sys5(nr::MOUNT, c"dev/null".as_ptr() as usize, target, 0, MS_BIND, 0);
-            if ret != -syscall::ENOTDIR {
+            let ret = if source == 0 {
+                cover_with_empty_file(target as *const u8)
+            } else {
+                sys5(nr::MOUNT, self.at(source) as usize, target, 0, MS_BIND, 0)
+            };
+            // A directory: mount(2) and move_mount(2) say so in different words.
+            if ret != -syscall::ENOTDIR && ret != -syscall::EINVAL {
                 return ret;
             }
             // A directory. One empty file system serves them all, unless a later mask has covered its place.
@@ -195,6 +210,9 @@ impl Interp {
     }
 }
 
+/// How often a look-up that others disturb is begun anew.
+const OPEN_TRIES: u32 = 10_000;
+
 /// Word of `struct statfs` that holds the mount flags.
 const STATFS_FLAGS: usize = 10;
 
@@ -207,9 +225,17 @@ fn statfs(fd: i32) -> Result<[u64; 15], isize> {
 
 unsafe fn open_in_root(path: *const u8) -> isize {
     let how = [O_PATH_CLOEXEC as u64, 0, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS];
-    // SAFETY: a C string and a live `struct open_how`. With RESOLVE_IN_ROOT and the working directory `/`, `/` is
-    // the root that links and `..` cannot leave.
-    unsafe { sys6(nr::OPENAT2, AT_FDCWD, path as usize, how.as_ptr() as usize, 24, 0, 0) }
+    let mut tries = 0;
+    loop {
+        // SAFETY: a C string and a live `struct open_how`. With RESOLVE_IN_ROOT and the working directory `/`, `/`
+        // is the root that links and `..` cannot leave.
+        let ret = unsafe { sys6(nr::OPENAT2, AT_FDCWD, path as usize, how.as_ptr() as usize, 24, 0, 0) };
+        // The kernel cannot vouch for a `..` while anybody on the machine renames or mounts something.
+        if ret != -syscall::EAGAIN || tries == OPEN_TRIES {
+            return ret;
+        }
+        tries += 1;
+    }
 }
 
 /// Makes the missing directories of `target`, and at its end a directory or an empty file.
@@ -265,6 +291,50 @@ unsafe fn make_one(path: *mut u8, len: usize, directory: bool) -> isize {
         };
         sys1(nr::CLOSE, parent as usize);
         if ret == -syscall::EEXIST { 0 } else { ret }
+    }
+}
+
+/// Covers the file at `path` with an empty one. A file can only be bound from a mount that is attached, so the new
+/// file system lies over `/` for a moment, once the path has been looked up.
+unsafe fn cover_with_empty_file(path: *const u8) -> isize {
+    // SAFETY: a C string of the plan, constants, and descriptors that are opened here.
+    unsafe {
+        let target = open_in_root(path);
+        if target < 0 {
+            return target;
+        }
+        let fs = sys3(nr::FSOPEN, c"tmpfs".as_ptr() as usize, FSOPEN_CLOEXEC, 0);
+        let made = sys5(nr::FSCONFIG, fs as usize, FSCONFIG_CMD_CREATE, 0, 0, 0);
+        let top = sys3(nr::FSMOUNT, fs as usize, FSOPEN_CLOEXEC, MASK_ATTRS);
+        sys1(nr::CLOSE, fs as usize);
+        let root = c"/".as_ptr() as usize;
+        let mut ret = if fs < 0 {
+            fs
+        } else if made < 0 {
+            made
+        } else {
+            top
+        };
+        if ret >= 0 {
+            ret = sys5(nr::MOVE_MOUNT, top as usize, empty(), AT_FDCWD, root, MOVE_MOUNT_F_EMPTY_PATH);
+        }
+        if ret >= 0 {
+            let name = c"empty".as_ptr() as usize;
+            sys6(nr::MKNODAT, top as usize, name, S_IFREG_444, 0, 0, 0);
+            let file = sys3(nr::OPEN_TREE, top as usize, name, OPEN_TREE_CLONE_CLOEXEC);
+            sys5(nr::MOUNT_SETATTR, file as usize, empty(), AT_EMPTY_PATH, READ_ONLY.as_ptr() as usize, 32);
+            let detached = detach_top();
+            let flags = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH;
+            ret = match () {
+                () if file < 0 => file,
+                () if detached < 0 => detached,
+                () => sys5(nr::MOVE_MOUNT, file as usize, empty(), target as usize, empty(), flags),
+            };
+            sys1(nr::CLOSE, file as usize);
+        }
+        sys1(nr::CLOSE, top as usize);
+        sys1(nr::CLOSE, target as usize);
+        ret
     }
 }
 

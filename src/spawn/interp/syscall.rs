@@ -2,6 +2,8 @@
 //! errno, or the value.
 
 pub(crate) const ENOENT: isize = 2;
+pub(crate) const EAGAIN: isize = 11;
+pub(crate) const EINVAL: isize = 22;
 pub(crate) const EINTR: isize = 4;
 pub(crate) const EBADMSG: isize = 74;
 pub(crate) const EACCES: isize = 13;

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use super::{DEADLINE, Deadline, Duration, ExitStatus, both, shell};
 use crate::seccomp::{Action, Policy, Rule};
 use crate::spawn::interp::abi::{Header, Op};
-use crate::spawn::{self, CapMasks, Fd, Launch, Mount, Plan, Running, Spec, Tolerate};
+use crate::spawn::{self, CapMasks, Fd, Launch, MaskFrom, Mount, Plan, Running, Spec, Tolerate};
 
 const TEXT: &str = "[a-zA-Z0-9/_.-]{1,40}";
 
@@ -80,8 +80,8 @@ impl Step {
                 format!("seccomp instructions={count} flags=0x7")
             }
             Self::Mask(path) => {
-                plan.mask_path(path);
-                format!("mask path={path} (may be missing)")
+                plan.mask_path(path, MaskFrom::DevNull);
+                format!("mask path={path} from=dev/null (may be missing)")
             }
             Self::Mkdir(path) => {
                 plan.mkdir("make", path, 0o751);

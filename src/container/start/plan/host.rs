@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use rustix::mount::MountFlags;
 
 use super::{AT_RECURSIVE, Builder, CWD, OPEN_TREE_CLONE, RECURSIVE, View};
-use crate::spawn::{Fd, FsConfig, Mount, Tolerate};
+use crate::spawn::{Fd, FsConfig, MaskFrom, Mount, Tolerate};
 use crate::sys::mount::{MOUNT_ATTR_NODEV, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY, MountAttr};
 
 /// Directories that it has to itself: path, options. The host's hold sockets, keys and other people's files.
@@ -71,9 +71,12 @@ impl Builder<'_> {
             });
             self.plan.tolerate(Tolerate::Missing);
         }
+        if self.parts.hidden.is_empty() {
+            return;
+        }
         self.enter_old_root();
         for path in &self.parts.hidden {
-            self.plan.mask_path(path);
+            self.plan.mask_path(path, MaskFrom::DevNull);
         }
     }
 }

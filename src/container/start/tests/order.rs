@@ -159,14 +159,19 @@ fn the_old_root_goes_after_what_needs_it() {
         let detached = ops.last("detach_top", "")?;
         ops.before(ops.one("pivot_root"), detached);
         ops.before(ops.last("mount_top", "")?, detached);
-        for after_pivot in ["mount_top", "mount", "attach", "mknod", "symlink"] {
+        for after_pivot in ["mount_top", "mount", "mknod", "symlink"] {
             if let Some(first) = ops.first(after_pivot, "") {
                 ops.before(ops.one("pivot_root"), first);
             }
         }
-        // Masks take the host's null device where the container's own may be anything.
-        ops.before(ops.last("mount_top", "")?, ops.first("mask", "")?);
-        ops.before(ops.last("mask", "")?, detached);
+        // With the old root over `/`, a link of the image with `..` in it could lead there.
+        for follows_links in ["attach", "mask", "write_file"] {
+            let inside = ops.places(follows_links, "").into_iter();
+            let first = inside.filter(|at| *at > ops.one("pivot_root")).min();
+            if let Some(first) = first.filter(|_| ops.built.config.rootfs() != &crate::Rootfs::Host) {
+                ops.before(detached, first);
+            }
+        }
         ops.before(detached, ops.first("read_only", "")?);
         ops.before(detached, ops.one("setsid"));
         Some(())
