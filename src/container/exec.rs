@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::handle::Container;
@@ -24,7 +25,7 @@ use crate::namespaces::{NamespaceKind, NamespaceSource};
 use crate::op::Deadline;
 use crate::process::User;
 use crate::signal::Signal;
-use crate::spawn::{Child, Fd, Launch, Plan, Spec};
+use crate::spawn::{Child, Fd, Guests, Launch, Plan, Spec};
 
 impl Container {
     /// Runs a command beside the first process; see [`Exec::exec`](crate::instance::Exec::exec).
@@ -138,7 +139,13 @@ impl Container {
         };
         let running = launch.clone(&spec)?.wait_exec(&plan, deadline, cancel.as_ref());
         let running = running.map_err(|e| explain(e, &live))?;
-        Ok(Process { child: running.child, pipes })
+        let child = Arc::new(running.child);
+        live.guests.reap();
+        if let Err(e) = live.guests.add(&child) {
+            child.kill_and_reap();
+            return Err(e);
+        }
+        Ok(Process { child, guests: Arc::clone(&live.guests), pipes })
     }
 
     /// The kinds of namespaces that are not the host's.
@@ -189,22 +196,32 @@ fn exec_caps(of: &Settings, user: Option<&User>, asked: Option<CapabilitySets>) 
 /// A container that is frozen, or that ends just now, explains most failures.
 fn explain(e: Error, live: &Live) -> Error {
     let frozen = live.cgroup.as_ref().is_some_and(|cg| cg.state().is_ok_and(|s| s.frozen));
-    match e.kind() {
-        ErrorKind::Timeout if frozen => e.hint("the container is frozen: thaw it"),
-        _ if live.child.try_wait().is_ok_and(|s| s.is_some()) => {
-            e.with_kind(ErrorKind::InvalidState).hint("the container ended meanwhile")
-        }
-        _ => e,
+    if e.kind() == ErrorKind::Timeout && frozen {
+        return e.hint("the container is frozen: thaw it");
+    }
+    // What a process meets that enters a dying namespace: its first process has none any more, it takes no
+    // processes any more, or whoever is in it is killed. The first process itself ends a moment later.
+    let dying = e.kind() == ErrorKind::Died || matches!(e.errno(), Some(libc::ESRCH | libc::ENOMEM));
+    let patience = if dying { Deadline::after(ENDING) } else { Deadline::after(Duration::ZERO) };
+    match live.guests.wait_for(&live.child, patience, None) {
+        Ok(_) => e.with_kind(ErrorKind::InvalidState).hint("the container ended meanwhile"),
+        Err(_) => e,
     }
 }
 
+/// How long a first process may take to end whose namespaces are gone already.
+const ENDING: Duration = Duration::from_secs(1);
+
 /// A command that runs, or has run, in a container.
 ///
-/// Its descriptor becomes readable when it has ended. Dropping it neither ends the command nor waits for it; a
-/// command that ends later stays a zombie of the host process until that ends.
+/// Its descriptor becomes readable when it has ended. Dropping it neither ends the command nor waits for it. A
+/// command that ends later is reaped with the next call on the container that looks at its processes: exec, status,
+/// wait, stop and their like.
 #[derive(Debug)]
 pub struct Process {
-    child: Child,
+    child: Arc<Child>,
+    /// Those of the container: it is one of them.
+    guests: Arc<Guests>,
     pipes: Pipes,
 }
 
@@ -345,6 +362,13 @@ impl Reader {
             Err(e) => return Err(Error::io("read output", e)),
         }
         Ok(())
+    }
+}
+
+impl Drop for Process {
+    /// Lets go of its descriptor where it has ended.
+    fn drop(&mut self) {
+        self.guests.reap();
     }
 }
 

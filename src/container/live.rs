@@ -10,7 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::exit::ExitStatus;
 use crate::idmap::IdMap;
 use crate::op::{Cancel, Deadline};
-use crate::spawn::Child;
+use crate::spawn::{Child, Guests};
 use crate::store::RunRecord;
 
 /// How long what is left in a cgroup may take to die once the first process is gone.
@@ -19,7 +19,9 @@ const SETTLE: Duration = Duration::from_secs(10);
 /// The first process of a run, and what belongs to it.
 #[derive(Debug)]
 pub(super) struct Live {
-    pub(super) child: Child,
+    pub(super) child: Arc<Child>,
+    /// What this process has in the same pid namespace.
+    pub(super) guests: Arc<Guests>,
     pub(super) cgroup: Option<Cgroup>,
     pub(super) id_map: Option<IdMap>,
     pub(super) started_at: SystemTime,
@@ -42,6 +44,7 @@ impl Container {
             Run::Never | Run::Ended { .. } => None,
         };
         let Some(live) = live else { return self.look_for_run() };
+        live.guests.reap();
         match live.child.try_wait()? {
             Some(exit) => self.settle(&live, exit),
             None => Ok(()),
@@ -73,7 +76,7 @@ impl Container {
         deadline: Deadline,
         cancel: Option<&Cancel>,
     ) -> Result<ExitStatus> {
-        let exit = live.child.wait(deadline, cancel)?;
+        let exit = live.guests.wait_for(&live.child, deadline, cancel)?;
         self.settle(live, exit)?;
         Ok(exit)
     }

@@ -51,7 +51,8 @@ impl Container {
         match find_process(&record) {
             Some(child) => {
                 let id_map = self.id_map()?;
-                Ok(Run::Live(Arc::new(Live { child, cgroup, id_map, started_at, record })))
+                let (child, guests) = (Arc::new(child), Arc::default());
+                Ok(Run::Live(Arc::new(Live { child, guests, cgroup, id_map, started_at, record })))
             }
             None => {
                 // It ended while nobody looked. What is left of it goes now.

@@ -27,11 +27,13 @@ pub struct InstanceInfo {
     pub started_at: Option<SystemTime>,
     /// Whether its records are on tmpfs alone and end with it.
     pub ephemeral: bool,
-    /// Its control group as a path below the cgroup2 mount; `None` where it has none.
+    /// Its control group as an absolute path, that of the cgroup2 mount included; `None` where it has none, and while
+    /// it does not run.
     pub cgroup: Option<PathBuf>,
     /// How the last run ended; `None` while it runs and before the first run.
     pub exit_status: Option<ExitStatus>,
-    /// The id map of its user namespace; `None` where it shares the host's, or has none before its first start.
+    /// The id map of its user namespace; `None` where it has the host's or another instance's, and while it does not
+    /// run.
     pub id_map: Option<IdMap>,
     /// Limits that could not be set on this host and that the configuration lets go, each with the reason.
     pub skipped_limits: Vec<String>,

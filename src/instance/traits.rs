@@ -24,7 +24,8 @@ use crate::name::{InstanceId, InstanceName};
 /// [`InvalidState`](crate::ErrorKind::InvalidState) where the method's list of states does not hold;
 /// [`Timeout`](crate::ErrorKind::Timeout) and [`Cancelled`](crate::ErrorKind::Cancelled).
 ///
-/// Dropping a handle changes nothing on the instance.
+/// Dropping a handle changes nothing on the instance, unless its configuration says that it ends with its last
+/// handle.
 ///
 /// `Any` is a supertrait, so that the concrete handle can be had back:
 ///
@@ -55,7 +56,8 @@ pub trait Instance: Any + Debug + Send + Sync {
     fn kind(&self) -> InstanceKind;
 
     /// Its state now, asked of the kernel. While an action runs, the state that belongs to it, such as
-    /// `Starting`. [`Status::Error`] where it cannot be told. Does not wait for anything.
+    /// `Starting`. [`Status::Error`] where it cannot be told. Waits for nothing, but where the first process has ended
+    /// meanwhile it removes what belonged to the run.
     fn status(&self) -> Status;
 
     /// All that is known about it now. Does not wait for anything.
@@ -125,7 +127,9 @@ pub trait Instance: Any + Debug + Send + Sync {
     /// (`pid_namespaces(7)`).
     ///
     /// # Errors
-    /// [`InvalidState`](crate::ErrorKind::InvalidState) where it does not run.
+    /// [`InvalidState`](crate::ErrorKind::InvalidState) where it does not run;
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) for [`KillTarget::All`](crate::instance::KillTarget::All) without
+    /// a control group of its own.
     fn kill(&self, options: KillOptions) -> Result<()>;
 
     /// Restarts it by force with default options; see [`restart_with`](Self::restart_with).
@@ -191,7 +195,7 @@ pub trait Instance: Any + Debug + Send + Sync {
     /// Any number of threads may wait. A frozen instance is waited for like a running one.
     ///
     /// # Errors
-    /// [`InvalidState`](crate::ErrorKind::InvalidState) where it never ran.
+    /// [`InvalidState`](crate::ErrorKind::InvalidState) where it has not run since the machine started.
     fn wait_with(&self, options: WaitOptions) -> Result<ExitStatus>;
 
     /// Gives it another name in the same project.

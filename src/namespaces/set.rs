@@ -16,8 +16,8 @@ use crate::name::InstanceId;
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Target {
-    /// The namespace behind this descriptor. It cannot be stored: a configuration that holds one does not
-    /// serialize, and so serves for ephemeral instances only.
+    /// The namespace behind this descriptor. It cannot be stored, so only an ephemeral container may have one; its
+    /// record has a path in its place that never exists.
     #[serde(skip)]
     Fd(Arc<OwnedFd>),
     /// A file, such as `/run/netns/NAME`, opened at each start.

@@ -48,7 +48,8 @@ impl fmt::Display for Action {
     }
 }
 
-/// One per instance in this process; clones are the same lock. Between processes a file lock serves.
+/// One per instance of a runtime; clones are the same lock. Other processes, and other runtimes of this one, do not
+/// see it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ActionLock(Arc<Inner>);
 

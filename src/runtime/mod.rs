@@ -22,7 +22,9 @@ use crate::store::Store;
 /// A place where instances live: a state directory, a run directory, and what this process may do.
 ///
 /// Cloning is cheap and gives the same runtime. Any number of runtimes may be open, in one process or in many, on
-/// different directories or on the same ones; an instance found through two of them is one instance.
+/// different directories or on the same ones. An instance found through two of them is one instance, but only one
+/// of them at a time should act on it: the lock that lets one action at a time run, and what a handle knows of the
+/// run, belong to one runtime and its clones.
 ///
 /// ```no_run
 /// use stockade::container::ContainerConfig;
@@ -67,7 +69,8 @@ impl Runtime {
     /// Makes an instance from its configuration, stopped. Writes its record and reserves its ids; its files and
     /// processes come with the start.
     ///
-    /// Blocks for a few microseconds where the instance is ephemeral, and for two `fsync(2)` where it is not.
+    /// Blocks for some tens of microseconds where the instance is ephemeral, and for about five `fsync(2)` where it is
+    /// not: three for its record, two for its ids.
     ///
     /// # Errors
     /// [`AlreadyExists`](crate::ErrorKind::AlreadyExists) where the name is taken;

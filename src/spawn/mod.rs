@@ -1,10 +1,12 @@
-//! Starting processes: a plan built by the parent, executed by stage-2.
+//! Starting processes: a plan built by the parent, executed by stage-2 or, where memory files cannot be executed, by a
+//! forked child. The conversation between the two is drawn in [`interp`].
 
 mod builder;
 mod child;
 #[cfg(test)]
 mod dump;
 mod fault;
+mod guests;
 mod interp;
 mod launch;
 mod plan;
@@ -13,6 +15,7 @@ mod report;
 pub(crate) use builder::{CapMasks, FsConfig, MaskFrom, Mount, Tolerate};
 pub(crate) use child::Child;
 pub use fault::Fault;
+pub(crate) use guests::Guests;
 pub(crate) use launch::{Launch, Running, Spec, Stage2, Started, Strategy};
 pub(crate) use plan::{Fd, Plan};
 

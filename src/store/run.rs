@@ -24,7 +24,7 @@ pub(crate) struct RunRecord {
     pub(crate) pidfd_inode: Option<u64>,
     /// The boot in which it was started; see [`boot_id`].
     pub(crate) boot_id: String,
-    /// Its control group as a path below the cgroup2 mount.
+    /// Its control group as an absolute path, that of the cgroup2 mount included.
     pub(crate) cgroup_path: Option<String>,
     /// The inode of that directory.
     pub(crate) cgroup_id: Option<u64>,

@@ -94,7 +94,7 @@ impl ContainerConfig {
         enforce: Enforce;
     }
 
-    /// Whether its records live on tmpfs alone and it is deleted when it stops.
+    /// Whether its records live on tmpfs alone and a stop deletes it.
     pub fn is_ephemeral(&self) -> bool {
         self.ephemeral
     }

@@ -44,7 +44,8 @@ impl ContainerBuilder {
         value.map_err(|e| self.refused.push(Problem::of(field, &e))).ok()
     }
 
-    /// Its records live on tmpfs alone, and it is deleted when it stops.
+    /// Its records live on tmpfs alone, and a stop or a shutdown deletes it. One whose program ends by itself stays
+    /// until it is deleted, so that its status can be asked for.
     pub fn ephemeral(mut self) -> Self {
         self.config.ephemeral = true;
         self

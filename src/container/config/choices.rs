@@ -77,7 +77,8 @@ pub enum Network {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum CgroupConfig {
-    /// A new one below the host process's own.
+    /// A new one below the runtime's, which is the host process's own unless
+    /// [`RuntimeBuilder::cgroup`](crate::RuntimeBuilder::cgroup) names another.
     #[default]
     Auto,
     /// None: it stays in the host process's. No limits, no freeze, and a stop kills by its pid namespace.

@@ -1,13 +1,14 @@
 //! Starting a container: what the host does around the child. The child's part is in [`plan`].
 //!
 //! ```text
-//! own namespaces only            own user namespace, or limits       shared namespaces (pods)
+//! own namespaces only            user namespace, limits, oom score   shared namespaces (pods)
 //!   queue the plan                 clone3, child waits                 queue the plan, clone3 plain
 //!   clone3(NEW*, cgroup)           write id maps, limits               child: setns, clone3(NEW*, cgroup)
 //!                                  send the plan, id-mapped trees      write id maps, limits; open the barrier
 //!                          -> wait for the marker and for end of file <-
 //! ```
-//! A limit that can kill is written only once the child has memory of its own.
+//! Host and child go on at the same time after clone3. A limit that can kill, and `oom_score_adj`, would reach the host
+//! through the memory that they share: they are written only once the child has memory of its own.
 
 mod descriptors;
 mod host;

@@ -14,10 +14,10 @@ use crate::container::{ContainerConfig, streams};
 use crate::error::{Error, ErrorKind, Result};
 use crate::instance::{Pipes, StartOptions};
 use crate::name::InstanceId;
-use crate::namespaces::{Namespace, NamespaceKind};
+use crate::namespaces::{Namespace, NamespaceKind, NamespaceSource, Target};
 use crate::op::{Action, Deadline};
 use crate::rootfs::Rootfs;
-use crate::spawn::Child;
+use crate::spawn::{Child, Guests};
 use crate::store::{Durability, Place, RunRecord, boot_id};
 
 impl Container {
@@ -67,6 +67,9 @@ impl Container {
         let id_map = self.id_map()?;
         sources.belong_to(&config.user, &config, id_map.as_ref())?;
         let joined_users = joins.iter().any(|ns| ns.kind() == NamespaceKind::User);
+        let guests = self.guests(&config)?;
+        let upper = self.upper_dir(&config)?;
+        // Nothing may fail between this and the start, which removes it on failure.
         let cgroup = self.make_cgroup(&config)?;
         let request = Request {
             host: &inner.host,
@@ -78,7 +81,7 @@ impl Container {
             },
             cgroup: cgroup.as_ref(),
             joins,
-            upper: self.upper_dir(&config)?,
+            upper,
             runtime_dirs: [&inner.state_dir, &inner.run_dir],
             strategy: inner.host.strategy(),
             deadline,
@@ -87,12 +90,12 @@ impl Container {
         };
         let up = start(request, sources).and_then(|mut up| {
             pipes.seccomp_listener = up.running.listener.take();
-            self.record_run(&config, up, cgroup.as_ref())
+            self.record_run(&config, up, cgroup.as_ref(), &guests)
         });
         match up {
             Ok((child, record)) => {
                 let started_at = record.started_at;
-                *self.run() = Run::Live(Arc::new(Live { child, cgroup, id_map, started_at, record }));
+                *self.run() = Run::Live(Arc::new(Live { child, guests, cgroup, id_map, started_at, record }));
                 Ok(pipes)
             }
             Err(e) => Err(match cgroup.as_ref().map(remove_cgroup) {
@@ -108,9 +111,13 @@ impl Container {
         config: &ContainerConfig,
         up: Up,
         cgroup: Option<&Cgroup>,
-    ) -> Result<(Child, RunRecord)> {
-        let child = up.running.child;
+        guests: &Guests,
+    ) -> Result<(Arc<Child>, RunRecord)> {
+        let child = Arc::new(up.running.child);
         let written = (|| {
+            if matches!(config.namespaces.pid, NamespaceSource::Join(_)) {
+                guests.add(&child)?;
+            }
             let found = identity(&child)?;
             let record = RunRecord {
                 pid: child.id(),
@@ -132,6 +139,16 @@ impl Container {
                 child.kill_and_reap();
                 Err(e)
             }
+        }
+    }
+
+    /// The processes of this one in the pid namespace of the run: those of the container whose it is, or none yet.
+    fn guests(&self, config: &ContainerConfig) -> Result<Arc<Guests>> {
+        match &config.namespaces.pid {
+            NamespaceSource::Join(Target::Instance(id)) => {
+                Ok(Arc::clone(&self.runtime.container(id)?.live()?.guests))
+            }
+            _ => Ok(Arc::default()),
         }
     }
 
