@@ -35,6 +35,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::idmap::{self, IdMap, SetGroups};
 use crate::namespaces::{Namespace, NamespaceKind};
 use crate::op::{Cancel, Deadline};
+use crate::process::Resource;
 use crate::runtime::Host;
 use crate::spawn::Fault;
 use crate::spawn::{Launch, Plan, Running, Spec, Started, Strategy};
@@ -223,9 +224,10 @@ impl Request<'_> {
         };
         let mut tail = Settings::of(self.config).tail(self.host, held, users != Users::Single)?;
         tail.listens = true;
-        if self.sets_own_rlimits() {
-            tail.rlimits = self.config.rlimits.iter().map(|(resource, limit)| (*resource, *limit)).collect();
-        }
+        // Executing stage-2 puts back the stack limit that it found, over what the host has set meanwhile.
+        let own = |resource: &Resource| self.sets_own_rlimits() || *resource == Resource::Stack;
+        let limits = self.config.rlimits.iter().filter(|(resource, _)| own(resource));
+        tail.rlimits = limits.map(|(resource, limit)| (*resource, *limit)).collect();
         Ok(tail)
     }
 
