@@ -35,6 +35,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::idmap::{self, IdMap, SetGroups};
 use crate::namespaces::{Namespace, NamespaceKind};
 use crate::op::{Cancel, Deadline};
+use crate::process::Resource;
+use crate::rootfs::Rootfs;
 use crate::runtime::Host;
 use crate::spawn::Fault;
 use crate::spawn::{Launch, Plan, Running, Spec, Started, Strategy};
@@ -233,9 +235,10 @@ impl Request<'_> {
         };
         let mut tail = Settings::of(self.config).tail(self.host, held, users != Users::Single)?;
         tail.listens = true;
-        if self.sets_own_rlimits() {
-            tail.rlimits = self.config.rlimits.iter().map(|(resource, limit)| (*resource, *limit)).collect();
-        }
+        // Executing stage-2 puts back the stack limit that it found, over what the host has set meanwhile.
+        let own = |resource: &Resource| self.sets_own_rlimits() || *resource == Resource::Stack;
+        let limits = self.config.rlimits.iter().filter(|(resource, _)| own(resource));
+        tail.rlimits = limits.map(|(resource, limit)| (*resource, *limit)).collect();
         Ok(tail)
     }
 
@@ -315,7 +318,9 @@ impl Request<'_> {
     /// The capabilities that stage-2 needs and that executing it would take away: in a new user namespace no id is
     /// mapped yet, so it does not run as root. Each costs a system call, so the list is short.
     fn ambient(&self) -> u64 {
-        use Capability::{Chown, DacOverride, Fowner, NetAdmin, Setgid, Setpcap, Setuid, SysAdmin, SysTime};
+        use Capability::{
+            Chown, DacOverride, Fowner, Fsetid, NetAdmin, Setfcap, Setgid, Setpcap, Setuid, SysAdmin, SysTime,
+        };
         let fresh = self.has_new_users();
         if self.strategy.is_fork() || !fresh {
             return 0;
@@ -328,6 +333,11 @@ impl Request<'_> {
         }
         if !self.config.namespaces.time_offsets.is_zero() {
             set = set.insert(SysTime);
+        }
+        // An overlay does its work for ever with the rights of who mounted it: without these nobody inside could give
+        // a file capabilities, and set-group-id bits would be lost with the first change.
+        if matches!(self.config.rootfs, Rootfs::Overlay(_)) {
+            set = set.union(CapSet::of(&[Fsetid, Setfcap]));
         }
         set.union(Settings::of(self.config).needs_before_exec()).bits()
     }
