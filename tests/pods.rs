@@ -205,9 +205,8 @@ fn clocks_have_their_offsets() {
         text.split('.').next().unwrap().parse::<i64>().unwrap()
     };
     let day = 86_400;
-    let mut offsets = TimeOffsets::default();
-    offsets.boottime = TimeOffset::ahead(Duration::from_secs(day)).unwrap();
-    offsets.monotonic = TimeOffset::ahead(Duration::from_secs(2 * day)).unwrap();
+    let ahead = |days: u64| TimeOffset::ahead(Duration::from_secs(days * day)).unwrap();
+    let offsets = TimeOffsets { boottime: ahead(1), monotonic: ahead(2) };
     for privileged in [false, true] {
         let config = busybox("a").time_offsets(offsets);
         let a = rig.run(if privileged { config.privileged() } else { config });
