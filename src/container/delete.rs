@@ -1,6 +1,8 @@
 //! Deleting.
 
+use super::config::CgroupConfig;
 use super::handle::{Container, Run};
+use super::live::remove_cgroup;
 use crate::error::{Error, ErrorKind, Result};
 use crate::instance::{DeleteMode, DeleteOptions};
 use crate::op::{Action, Deadline};
@@ -36,9 +38,16 @@ impl Container {
         self.named(Action::Delete, done)
     }
 
-    /// An ephemeral container goes with its end.
+    /// An ephemeral container goes with its end. It is fine if another process, which waited for that end, was
+    /// first to remove it.
     pub(super) fn delete_if_ephemeral(&self) -> Result<()> {
-        if self.config().ephemeral { self.delete_stopped() } else { Ok(()) }
+        if !self.config().ephemeral {
+            return Ok(());
+        }
+        match self.delete_stopped() {
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
     }
 
     fn delete_stopped(&self) -> Result<()> {
@@ -46,6 +55,7 @@ impl Container {
         if matches!(*run, Run::Deleted) {
             return Err(self.gone());
         }
+        self.remove_left_cgroup()?;
         let id = self.id();
         let inner = self.runtime.inner();
         match inner.store.remove(&id, self.config().durability()) {
@@ -64,5 +74,18 @@ impl Container {
         drop(run);
         self.runtime.forget(&id);
         Ok(())
+    }
+    /// A host process that died between a start and its record leaves a cgroup with processes in it, which nobody
+    /// else will end.
+    fn remove_left_cgroup(&self) -> Result<()> {
+        let host = &self.runtime.inner().host;
+        if self.config().cgroup == CgroupConfig::None || !host.has_cgroup2() {
+            return Ok(());
+        }
+        match host.cgroup()?.open_child(&self.cgroup_name()) {
+            Ok(left) => remove_cgroup(&left),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+            Err(e) => Err(e),
+        }
     }
 }

@@ -163,11 +163,21 @@ impl Request<'_> {
         let parts = self.parts(&mut fds, streams)?;
         let mut plan = Plan::new(first);
         plan.prctl("hide this process's memory", libc::PR_SET_DUMPABLE, 0);
-        for (slot, ns) in (0..).zip(joins) {
-            plan.setns(join_step(ns.kind()), crate::spawn::Fd::Slot(slot), ns.kind().clone_flag());
-        }
+        // Where cgroup2 is mounted with `nsdelegate`, as systemd does, nobody inside a cgroup namespace can put a
+        // process into a cgroup outside of it: so that one is joined after the clone. Root of a new user namespace
+        // has no right to.
+        let late = |ns: &Namespace| {
+            ns.kind() == NamespaceKind::Cgroup && self.cgroup.is_some() && !self.has_new_users()
+        };
+        let join = |plan: &mut Plan, wanted: bool| {
+            for (slot, ns) in (0..).zip(joins).filter(|(_, ns)| late(ns) == wanted) {
+                plan.setns(join_step(ns.kind()), crate::spawn::Fd::Slot(slot), ns.kind().clone_flag());
+            }
+        };
+        join(&mut plan, false);
         let cgroup = self.cgroup.map(|_| crate::spawn::Fd::Slot(joins.len() as u8));
         plan.clone_sibling(self.clone_flags(), cgroup, self.strategy.is_fork());
+        join(&mut plan, true);
         plan.barrier(fds.len());
         self.assemble(&mut plan, &parts);
         Ok((plan, fds))

@@ -158,14 +158,19 @@ impl Container {
         other.namespace(kind).map_err(|e| e.hint("start it before those that share with it"))
     }
 
+    /// The name of the leaf, the same in every run.
+    pub(in crate::container) fn cgroup_name(&self) -> String {
+        let id = self.id();
+        format!("stockade-{}-{}-{}", self.runtime.inner().tag, id.project, id.name)
+    }
+
     /// The leaf for this run, fresh and empty.
     fn make_cgroup(&self, config: &ContainerConfig) -> Result<Option<Cgroup>> {
         if config.cgroup == CgroupConfig::None {
             return Ok(None);
         }
         let parent = self.runtime.inner().host.cgroup()?;
-        let id = self.id();
-        let name = format!("stockade-{}-{}-{}", self.runtime.inner().tag, id.project, id.name);
+        let name = self.cgroup_name();
         let wanted = config.limits.controllers();
         if !wanted.is_empty() {
             let enabled = parent.enabled_controllers()?;
