@@ -98,7 +98,7 @@ impl Interp {
                         self.fail(ret);
                     }
                 } else if op.out != abi::NO_SLOT {
-                    self.slots[op.out as usize] = ret as i32;
+                    self.slots[op.out as usize] = above_streams(ret as i32);
                 }
                 self.pc += 1;
             }
@@ -166,6 +166,21 @@ impl Interp {
     /// The descriptor that argument `arg` stands for: a number of ours or a slot.
     fn fd(&self, arg: u64) -> i32 {
         if arg & abi::SLOT != 0 { self.slots[(arg as usize) & (SLOTS - 1)] } else { arg as u32 as i32 }
+    }
+}
+
+/// `fd`, moved out of the range of the program's standard streams. Where the host has closed one of its own, a new
+/// descriptor gets that number: it would be overwritten by a stream, or stay open as one, as a way out of the root.
+pub(crate) fn above_streams(fd: i32) -> i32 {
+    const F_DUPFD_CLOEXEC: usize = 1030;
+    if !(0..3).contains(&fd) {
+        return fd;
+    }
+    // SAFETY: descriptor numbers of this process.
+    unsafe {
+        let moved = sys3(nr::FCNTL, fd as usize, F_DUPFD_CLOEXEC, 3);
+        sys1(nr::CLOSE, fd as usize);
+        moved as i32
     }
 }
 

@@ -4,7 +4,7 @@ use core::mem::MaybeUninit;
 
 use super::abi::{self, Header, Record};
 use super::syscall::{self, nr, sys1, sys3, sys6};
-use super::{Interp, SLOTS};
+use super::{Interp, SLOTS, above_streams};
 
 const MSG_NOSIGNAL: usize = 0x4000;
 const MSG_CMSG_CLOEXEC: usize = 0x4000_0000;
@@ -82,7 +82,7 @@ impl Interp {
                 let fds = control.as_ptr().add(2).cast::<i32>();
                 let mut i = 0;
                 while i < count && slot + i < SLOTS {
-                    self.slots[slot + i] = *fds.add(i);
+                    self.slots[slot + i] = above_streams(*fds.add(i));
                     i += 1;
                 }
                 self.received = i;
