@@ -149,7 +149,9 @@ impl FromStr for Capability {
             Some(prefix) if prefix.eq_ignore_ascii_case("CAP_") => &s[4..],
             _ => s,
         };
-        Self::ALL.iter().copied().find(|c| c.name()[4..].eq_ignore_ascii_case(short)).ok_or_else(|| {
+        let full = format!("CAP_{}", short.to_ascii_uppercase());
+        let known = full.parse::<::caps::Capability>().ok().and_then(|c| Self::from_number(c.index()));
+        known.ok_or_else(|| {
             Error::invalid("capability", "is not known").object(s.chars().take(80).collect::<String>())
         })
     }

@@ -256,14 +256,20 @@ fn every_op_of_an_exec() {
             }
             let c = rt.create(config.build().unwrap()).unwrap();
             c.start().unwrap();
+            // Makes what the handle keeps from the first command on.
+            assert_eq!(c.exec(ExecOptions::new(["true"])).unwrap().wait().unwrap(), ExitStatus::Exited(0));
             let inside = processes();
             let host = HostSnapshot::take();
             let leaks = dirs.leak_check();
+            let mut steps = Vec::new();
             every_op(what, |fault| {
                 let options =
                     ExecOptions::new(["sh", "-c", "exit 42"]).cwd("/tmp").deadline(DEADLINE).fault(fault);
                 let outcome = match c.exec(options) {
-                    Err(e) => check(&e, fault.op, fault.errno),
+                    Err(e) => {
+                        steps.push(e.step().to_owned());
+                        check(&e, fault.op, fault.errno)
+                    }
                     Ok(process) => ended(process.wait().unwrap(), fault),
                 };
                 assert_eq!(processes(), inside, "{what}: op {}", fault.op);
@@ -271,6 +277,9 @@ fn every_op_of_an_exec() {
             });
             host.assert_unchanged();
             leaks.assert_clean();
+            let at = |step: &str| steps.iter().position(|s| s == step).unwrap();
+            // From inside the cgroup namespace `nsdelegate` would not let the clone be put into the cgroup.
+            assert!(at("clone the process") < at("join the container's cgroup namespace"), "{steps:?}");
             assert_eq!(c.status(), Status::Running);
             c.stop().unwrap();
             c.delete().unwrap();

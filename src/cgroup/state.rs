@@ -57,19 +57,25 @@ impl Watch {
         Ok(State { populated: on("populated"), frozen: on("frozen") })
     }
 
-    /// Waits until `wanted` holds of the state; says whether it does, or the deadline came first.
+    /// Waits until `wanted` holds of the state; says whether it does, or the deadline came first, or `stop` became
+    /// readable.
     ///
     /// A change that comes within 10 ms of the one before is reported late (16 ms, measured, for a freeze just
     /// after the start), so the first few waits are cut short and the state is read again.
-    fn wait(&self, wanted: impl Fn(State) -> bool, deadline: Option<Instant>) -> Result<bool, Errno> {
+    fn wait(
+        &self,
+        wanted: impl Fn(State) -> bool,
+        deadline: Option<Instant>,
+        stop: Option<BorrowedFd<'_>>,
+    ) -> Result<Waited, Errno> {
         let mut slice = FIRST_LOOK;
         loop {
             if wanted(self.state()?) {
-                return Ok(true);
+                return Ok(Waited::Holds);
             }
             let left = deadline.map(|d| d.saturating_duration_since(Instant::now()));
             if left.is_some_and(|l| l.is_zero()) {
-                return Ok(false);
+                return Ok(Waited::Late);
             }
             let wait = match slice < LAST_LOOK {
                 true => Some(left.map_or(slice, |l| l.min(slice))),
@@ -80,12 +86,28 @@ impl Watch {
                 tv_sec: i64::try_from(l.as_secs()).unwrap_or(i64::MAX),
                 tv_nsec: i64::from(l.subsec_nanos()),
             });
-            match rustix::event::poll(&mut [PollFd::new(&self.events, PollFlags::PRI)], wait.as_ref()) {
+            let events = PollFd::new(&self.events, PollFlags::PRI);
+            let mut fds = match stop {
+                Some(stop) => vec![events, PollFd::from_borrowed_fd(stop, PollFlags::IN)],
+                None => vec![events],
+            };
+            match rustix::event::poll(&mut fds, wait.as_ref()) {
+                Ok(_) if fds.get(1).is_some_and(|stop| !stop.revents().is_empty()) => {
+                    return Ok(Waited::Stopped);
+                }
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(e) => return Err(e),
             }
         }
     }
+}
+
+/// How a wait for a state ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Waited {
+    Holds,
+    Late,
+    Stopped,
 }
 
 impl AsFd for Watch {
@@ -136,17 +158,29 @@ impl Cgroup {
     /// in the kernel; they are all let go again. [`PermissionDenied`](ErrorKind::PermissionDenied): the file is
     /// not the caller's to write.
     pub fn freeze(&self, deadline: Option<Instant>) -> Result<()> {
+        self.freeze_unless(deadline, None)
+    }
+
+    /// As [`freeze`](Self::freeze), but given up, with everything let go again, once `stop` is readable.
+    pub(crate) fn freeze_unless(
+        &self,
+        deadline: Option<Instant>,
+        stop: Option<BorrowedFd<'_>>,
+    ) -> Result<()> {
         let watch = self.watch()?;
         self.write("cgroup.freeze", "1")?;
         let undo = |e: Error| match self.write("cgroup.freeze", "0") {
             Ok(()) => e,
             Err(left) => e.also(format!("the cgroup could not be thawed again: {left}")),
         };
-        match watch.wait(|s| s.frozen, deadline) {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(undo(self.timeout("freeze").detail("not all processes stopped in time").hint(
-                "look for one in state D: it waits in the kernel, for a disk or a network file system",
-            ))),
+        match watch.wait(|s| s.frozen, deadline, stop) {
+            Ok(Waited::Holds) => Ok(()),
+            Ok(Waited::Stopped) => Err(undo(self.cancelled("freeze"))),
+            Ok(Waited::Late) => {
+                Err(undo(self.timeout("freeze").detail("not all processes stopped in time").hint(
+                    "look for one in state D: it waits in the kernel, for a disk or a network file system",
+                )))
+            }
             Err(e) => Err(undo(Error::sys("wait for the freeze of cgroup", e).path(self.path()))),
         }
     }
@@ -159,11 +193,17 @@ impl Cgroup {
     /// goes on when that one is thawed. [`PermissionDenied`](ErrorKind::PermissionDenied): the file is not the
     /// caller's to write.
     pub fn thaw(&self, deadline: Option<Instant>) -> Result<()> {
+        self.thaw_unless(deadline, None)
+    }
+
+    /// As [`thaw`](Self::thaw), but without waiting further once `stop` is readable.
+    pub(crate) fn thaw_unless(&self, deadline: Option<Instant>, stop: Option<BorrowedFd<'_>>) -> Result<()> {
         let watch = self.watch()?;
         self.write("cgroup.freeze", "0")?;
-        match watch.wait(|s| !s.frozen, deadline) {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(self
+        match watch.wait(|s| !s.frozen, deadline, stop) {
+            Ok(Waited::Holds) => Ok(()),
+            Ok(Waited::Stopped) => Err(self.cancelled("thaw")),
+            Ok(Waited::Late) => Err(self
                 .timeout("thaw")
                 .detail("the cgroup is still frozen")
                 .hint("an ancestor is frozen: write 0 to its cgroup.freeze")),
@@ -181,15 +221,21 @@ impl Cgroup {
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
             watch => watch?,
         };
-        match watch.wait(|s| !s.populated, deadline) {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(self.timeout("wait for the end of").detail(self.who_is_in())),
+        match watch.wait(|s| !s.populated, deadline, None) {
+            Ok(Waited::Holds) => Ok(()),
+            Ok(Waited::Late | Waited::Stopped) => {
+                Err(self.timeout("wait for the end of").detail(self.who_is_in()))
+            }
             Err(e) => Err(Error::sys("wait for the end of cgroup", e).path(self.path())),
         }
     }
 
     pub(super) fn timeout(&self, what: &str) -> Error {
         Error::new(ErrorKind::Timeout, format!("{what} cgroup")).path(self.path())
+    }
+
+    fn cancelled(&self, what: &str) -> Error {
+        Error::new(ErrorKind::Cancelled, format!("{what} cgroup")).path(self.path())
     }
 
     /// The processes that keep the cgroup busy, in words.

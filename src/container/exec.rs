@@ -110,12 +110,18 @@ impl Container {
             plan.rlimit(resource.name(), resource.number(), limit.soft(), limit.hard());
         }
         plan.prctl("hide this process's memory", libc::PR_SET_DUMPABLE, 0);
+        // Where cgroup2 is mounted with `nsdelegate`, as systemd does, nobody inside a cgroup namespace can put a
+        // process into it from outside: so the command joins that one itself, once it is in the cgroup.
+        let cgroup_kind = NamespaceKind::Cgroup.clone_flag();
         let kinds = self.kinds_to_join();
-        if kinds != 0 {
-            plan.setns("join the container's namespaces", Fd::Slot(0), kinds);
+        if kinds & !cgroup_kind != 0 {
+            plan.setns("join the container's namespaces", Fd::Slot(0), kinds & !cgroup_kind);
         }
         let cgroup = live.cgroup.as_ref().map(|_| Fd::Slot(1));
         plan.clone_sibling(0, cgroup, host.strategy().is_fork());
+        if kinds & cgroup_kind != 0 {
+            plan.setns("join the container's cgroup namespace", Fd::Slot(0), cgroup_kind);
+        }
         if has_users {
             plan.set_ids("become root of the user namespace", 0, 0);
             if groups {
@@ -199,18 +205,31 @@ fn explain(e: Error, live: &Live) -> Error {
     if e.kind() == ErrorKind::Timeout && frozen {
         return e.hint("the container is frozen: thaw it");
     }
-    // What a process meets that enters a dying namespace: its first process has none any more, it takes no
-    // processes any more, or whoever is in it is killed. The first process itself ends a moment later.
-    let dying = e.kind() == ErrorKind::Died || matches!(e.errno(), Some(libc::ESRCH | libc::ENOMEM));
-    let patience = if dying { Deadline::after(ENDING) } else { Deadline::after(Duration::ZERO) };
+    // Namespaces and cgroup go, and whoever is in them is killed, a moment before the first process has ended.
+    let patience = if is_ending(live.child.id()) { ENDING } else { Duration::ZERO };
+    let patience = Deadline::after(patience);
     match live.guests.wait_for(&live.child, patience, None) {
         Ok(_) => e.with_kind(ErrorKind::InvalidState).hint("the container ended meanwhile"),
         Err(_) => e,
     }
 }
 
-/// How long a first process may take to end whose namespaces are gone already.
+/// How long a first process may take from being killed to its end.
 const ENDING: Duration = Duration::from_secs(1);
+
+/// Whether a process is on its way out, or was sent SIGKILL (`proc_pid_stat(5)`, `proc_pid_status(5)`).
+fn is_ending(pid: u32) -> bool {
+    const PF_EXITING: u64 = 4;
+    const SIGKILL: u64 = 1 << (libc::SIGKILL - 1);
+    let read = |file| std::fs::read_to_string(format!("/proc/{pid}/{file}")).ok();
+    let (Some(stat), Some(status)) = (read("stat"), read("status")) else { return true };
+    // The name, in brackets, may hold anything.
+    let flags = stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(6)?.parse::<u64>().ok());
+    let pending = status.lines().filter_map(|line| line.split_once("Pnd:\t"));
+    let killed =
+        pending.filter_map(|(_, set)| u64::from_str_radix(set, 16).ok()).any(|set| set & SIGKILL != 0);
+    killed || flags.is_some_and(|flags| flags & PF_EXITING != 0)
+}
 
 /// A command that runs, or has run, in a container.
 ///

@@ -1,5 +1,7 @@
 //! Freezing and thawing (`cgroup.freeze`).
 
+use std::os::fd::AsFd;
+
 use super::handle::Container;
 use crate::cgroup::Cgroup;
 use crate::error::{Error, ErrorKind, Result};
@@ -21,13 +23,14 @@ impl Container {
     /// As there.
     pub fn freeze_with(&self, options: FreezeOptions) -> Result<()> {
         let deadline = Deadline::from(options.deadline).instant();
+        let stop = options.cancel.as_ref().map(AsFd::as_fd);
         self.with_cgroup(Action::Freeze, |cgroup| {
             if cgroup.state()?.frozen {
                 return Err(
                     Error::new(ErrorKind::InvalidState, "freeze").detail("the container is frozen already")
                 );
             }
-            cgroup.freeze(deadline)
+            cgroup.freeze_unless(deadline, stop)
         })
     }
 
@@ -45,13 +48,14 @@ impl Container {
     /// As there.
     pub fn unfreeze_with(&self, options: FreezeOptions) -> Result<()> {
         let deadline = Deadline::from(options.deadline).instant();
+        let stop = options.cancel.as_ref().map(AsFd::as_fd);
         self.with_cgroup(Action::Unfreeze, |cgroup| {
             if !cgroup.state()?.frozen {
                 return Err(
                     Error::new(ErrorKind::InvalidState, "unfreeze").detail("the container is not frozen")
                 );
             }
-            cgroup.thaw(deadline)
+            cgroup.thaw_unless(deadline, stop)
         })
     }
 

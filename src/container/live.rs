@@ -35,17 +35,38 @@ impl AsFd for Live {
 }
 
 impl Container {
-    /// Looks whether the first process has ended, and if so removes what belonged to the run.
+    /// Looks whether the first process has ended, and if so removes what belonged to the run. Where none is known,
+    /// looks whether another runtime has started it.
     pub(super) fn settle_if_ended(&self) -> Result<()> {
         let live = match &*self.run() {
-            Run::Live(live) => Arc::clone(live),
-            _ => return Ok(()),
+            Run::Live(live) => Some(Arc::clone(live)),
+            Run::Deleted => return Ok(()),
+            Run::Never | Run::Ended { .. } => None,
         };
+        let Some(live) = live else { return self.look_for_run() };
         live.guests.reap();
         match live.child.try_wait()? {
             Some(exit) => self.settle(&live, exit),
             None => Ok(()),
         }
+    }
+
+    /// Takes over a run that another runtime began.
+    fn look_for_run(&self) -> Result<()> {
+        let Some(record) = self.runtime.inner().store.load_run(&self.id())? else { return Ok(()) };
+        let mut run = self.run();
+        let known = match &*run {
+            Run::Never => false,
+            // Records have whole milliseconds, and no two runs begin in one.
+            Run::Ended { started_at, .. } => {
+                started_at.duration_since(record.started_at).is_ok_and(|d| d < Duration::from_millis(1))
+            }
+            Run::Live(_) | Run::Deleted => true,
+        };
+        if !known {
+            *run = self.find_run(record)?;
+        }
+        Ok(())
     }
 
     /// Waits until the first process has ended, and removes what belonged to the run.
@@ -67,6 +88,14 @@ impl Container {
             Run::Live(current) if Arc::ptr_eq(current, live) => {}
             _ => return Ok(()),
         }
+        let store = &self.runtime.inner().store;
+        if let Ok(Some(record)) = store.load_run(&self.id())
+            && !record.is_same_run(&live.record)
+        {
+            // Another runtime has seen this end and started it anew: the cgroup and the record are the new run's.
+            *run = self.find_run(record)?;
+            return Ok(());
+        }
         if let Some(cgroup) = &live.cgroup {
             remove_cgroup(cgroup)?;
         }
@@ -75,7 +104,7 @@ impl Container {
         // status unknown.
         if !config.ephemeral {
             let record = RunRecord { exit: Some(exit), ..live.record.clone() };
-            match self.runtime.inner().store.save_run(&self.id(), config.durability(), &record) {
+            match store.save_run(&self.id(), config.durability(), &record) {
                 Ok(()) => {}
                 // Deleted behind our back: there is nobody to remember it for.
                 Err(e) if e.kind() == ErrorKind::NotFound => {}

@@ -39,7 +39,7 @@ impl Container {
     }
 
     /// What a run record stands for now.
-    fn find_run(&self, record: RunRecord) -> Result<Run> {
+    pub(super) fn find_run(&self, record: RunRecord) -> Result<Run> {
         if record.boot_id != boot_id()? {
             return Ok(Run::Never);
         }

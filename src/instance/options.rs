@@ -228,7 +228,7 @@ pub struct FreezeOptions {
     /// How long until every process must be frozen or thawed: 30 s unless told otherwise. A freeze that misses
     /// it is taken back.
     pub deadline: Option<Duration>,
-    /// Reserved: the wait for a freeze or a thaw ends at the deadline only.
+    /// Ends the wait early; a freeze is then taken back.
     pub cancel: Option<Cancel>,
 }
 

@@ -10,7 +10,7 @@ use crate::spawn::{Launch, Spec};
 
 impl Runtime {
     /// A user namespace with this map and nobody in it, which lives as long as the handle: for idmapped mounts
-    /// ([`idmap::mounts`](crate::idmap::mounts)), or for several containers to join.
+    /// ([`idmap::mounts`]), or for several containers to join.
     ///
     /// Starts a process that waits inside while the map is written, and ends it: about 0.4 ms.
     ///

@@ -120,7 +120,11 @@ fn hint(e: Error, op: u16, errno: Errno) -> Error {
         (code::CLONE_SIBLING, Errno::BUSY) => {
             e.hint("the cgroup has controllers enabled for children: processes need a leaf cgroup")
         }
-        (code::CLONE_SIBLING, Errno::NODEV | Errno::NOENT) => e.hint("the cgroup is gone"),
+        (code::CLONE_SIBLING, Errno::NODEV) => e.hint("the cgroup is gone"),
+        (code::CLONE_SIBLING, Errno::NOENT) => e.hint(
+            "the cgroup is gone, or not below the root of the cgroup namespace that was joined, which cgroup2 \
+             mounted with nsdelegate wants",
+        ),
         (code::WRITE_FILE, Errno::INVAL | Errno::RANGE) => {
             e.with_kind(ErrorKind::InvalidConfig).hint("the kernel does not take that value")
         }

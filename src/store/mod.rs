@@ -173,6 +173,11 @@ impl Store {
         Err(not_found("read the record of an instance", id))
     }
 
+    /// Whether an instance has its record.
+    pub(crate) fn has(&self, id: &InstanceId, durability: Durability) -> Result<bool> {
+        self.home(durability).exists(&format!("{}/{RECORD}", place_of(id)?))
+    }
+
     /// Replaces the record of an instance that is there.
     ///
     /// # Errors

@@ -38,6 +38,14 @@ pub(crate) struct RunRecord {
     pub(crate) skipped: Vec<String>,
 }
 
+impl RunRecord {
+    /// Whether both are about one process.
+    pub(crate) fn is_same_run(&self, other: &Self) -> bool {
+        let id = |r: &Self| (r.pid, r.start_time_ticks, r.pidfd_inode);
+        id(self) == id(other) && self.boot_id == other.boot_id
+    }
+}
+
 /// Times as whole milliseconds since 1970.
 pub(crate) mod millis {
     use std::time::{Duration, SystemTime, UNIX_EPOCH};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use stockade::container::{Container, ContainerBuilder, ContainerConfig};
-use stockade::instance::{ExecOptions, Stdio};
+use stockade::instance::{DeleteMode, DeleteOptions, ExecOptions, Stdio};
 use stockade::{ExitStatus, Rootfs, Runtime};
 use support::{HostSnapshot, LeakCheck, PrivateDirs, Serial};
 
@@ -36,9 +36,9 @@ impl Rig {
         Some(Self { runtime, dirs, leaks, host, _serial: serial })
     }
 
-    /// A container that runs, until the handle is dropped at the latest.
+    /// A container that runs.
     pub(crate) fn run(&self, config: ContainerBuilder) -> Arc<Container> {
-        let container = self.runtime.create(config.kill_on_drop().build().unwrap()).unwrap();
+        let container = self.runtime.create(config.build().unwrap()).unwrap();
         container.start().unwrap();
         container
     }
@@ -54,16 +54,15 @@ impl Rig {
     }
 }
 
-/// A container on the busybox root, changes aside, that sleeps.
+/// A container on the busybox root, changes aside, that sleeps, until its handle is dropped at the latest.
 pub(crate) fn busybox(name: &str) -> ContainerBuilder {
     let root = support::fixture("busybox").unwrap();
-    ContainerConfig::builder(name).rootfs(Rootfs::overlay([root])).args(["sleep", "1000"])
+    ContainerConfig::builder(name).rootfs(Rootfs::overlay([root])).args(["sleep", "1000"]).kill_on_drop()
 }
 
-/// Stops and deletes it.
+/// Stops it where it runs, and deletes it.
 pub(crate) fn end(container: Arc<Container>) {
-    container.stop().unwrap();
-    container.delete().unwrap();
+    container.delete_with(DeleteOptions::new().mode(DeleteMode::Stop)).unwrap();
 }
 
 /// Runs a shell script inside: the code that it exits with, and everything that it writes.

@@ -12,6 +12,9 @@ use crate::{diff, proc, serial};
 /// process's cgroup.
 const GRACE: Duration = Duration::from_secs(1);
 
+/// What the C library blocks in a thread while it starts it: everything but its own two signals.
+const STARTING: &str = "fffffffffffbfeff";
+
 /// The state of the test process and of what it could have changed around it.
 ///
 /// In it: working and root directory, umask, credentials with all capability sets, no_new_privs, seccomp mode,
@@ -51,10 +54,10 @@ impl HostSnapshot {
     /// Takes a snapshot.
     pub fn take() -> Self {
         let mut last = Self::once();
-        // The harness may be starting a thread right now: wait for two equal views.
-        for _ in 0..50 {
+        // The harness may be starting a thread right now: wait for two equal views without one.
+        for _ in 0..500 {
             let next = Self::once();
-            if next == last {
+            if next == last && next.threads.values().all(|t| t.blocked != STARTING) {
                 break;
             }
             last = next;

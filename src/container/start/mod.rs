@@ -35,6 +35,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::idmap::{self, IdMap, SetGroups};
 use crate::namespaces::{Namespace, NamespaceKind};
 use crate::op::{Cancel, Deadline};
+use crate::process::Resource;
+use crate::rootfs::Rootfs;
 use crate::runtime::Host;
 use crate::spawn::Fault;
 use crate::spawn::{Launch, Plan, Running, Spec, Started, Strategy};
@@ -161,11 +163,21 @@ impl Request<'_> {
         let parts = self.parts(&mut fds, streams)?;
         let mut plan = Plan::new(first);
         plan.prctl("hide this process's memory", libc::PR_SET_DUMPABLE, 0);
-        for (slot, ns) in (0..).zip(joins) {
-            plan.setns(join_step(ns.kind()), crate::spawn::Fd::Slot(slot), ns.kind().clone_flag());
-        }
+        // Where cgroup2 is mounted with `nsdelegate`, as systemd does, nobody inside a cgroup namespace can put a
+        // process into a cgroup outside of it: so that one is joined after the clone. Root of a new user namespace
+        // has no right to.
+        let late = |ns: &Namespace| {
+            ns.kind() == NamespaceKind::Cgroup && self.cgroup.is_some() && !self.has_new_users()
+        };
+        let join = |plan: &mut Plan, wanted: bool| {
+            for (slot, ns) in (0..).zip(joins).filter(|(_, ns)| late(ns) == wanted) {
+                plan.setns(join_step(ns.kind()), crate::spawn::Fd::Slot(slot), ns.kind().clone_flag());
+            }
+        };
+        join(&mut plan, false);
         let cgroup = self.cgroup.map(|_| crate::spawn::Fd::Slot(joins.len() as u8));
         plan.clone_sibling(self.clone_flags(), cgroup, self.strategy.is_fork());
+        join(&mut plan, true);
         plan.barrier(fds.len());
         self.assemble(&mut plan, &parts);
         Ok((plan, fds))
@@ -223,9 +235,10 @@ impl Request<'_> {
         };
         let mut tail = Settings::of(self.config).tail(self.host, held, users != Users::Single)?;
         tail.listens = true;
-        if self.sets_own_rlimits() {
-            tail.rlimits = self.config.rlimits.iter().map(|(resource, limit)| (*resource, *limit)).collect();
-        }
+        // Executing stage-2 puts back the stack limit that it found, over what the host has set meanwhile.
+        let own = |resource: &Resource| self.sets_own_rlimits() || *resource == Resource::Stack;
+        let limits = self.config.rlimits.iter().filter(|(resource, _)| own(resource));
+        tail.rlimits = limits.map(|(resource, limit)| (*resource, *limit)).collect();
         Ok(tail)
     }
 
@@ -305,7 +318,9 @@ impl Request<'_> {
     /// The capabilities that stage-2 needs and that executing it would take away: in a new user namespace no id is
     /// mapped yet, so it does not run as root. Each costs a system call, so the list is short.
     fn ambient(&self) -> u64 {
-        use Capability::{Chown, DacOverride, Fowner, NetAdmin, Setgid, Setpcap, Setuid, SysAdmin, SysTime};
+        use Capability::{
+            Chown, DacOverride, Fowner, Fsetid, NetAdmin, Setfcap, Setgid, Setpcap, Setuid, SysAdmin, SysTime,
+        };
         let fresh = self.has_new_users();
         if self.strategy.is_fork() || !fresh {
             return 0;
@@ -318,6 +333,11 @@ impl Request<'_> {
         }
         if !self.config.namespaces.time_offsets.is_zero() {
             set = set.insert(SysTime);
+        }
+        // An overlay does its work for ever with the rights of who mounted it: without these nobody inside could give
+        // a file capabilities, and set-group-id bits would be lost with the first change.
+        if matches!(self.config.rootfs, Rootfs::Overlay(_)) {
+            set = set.union(CapSet::of(&[Fsetid, Setfcap]));
         }
         set.union(Settings::of(self.config).needs_before_exec()).bits()
     }

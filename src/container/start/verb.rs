@@ -59,6 +59,10 @@ impl Container {
             sources = sources.with_host_null()?;
         }
         let inner = self.runtime.inner();
+        // Another runtime may have deleted it.
+        if !inner.store.has(&self.id(), config.durability())? {
+            return Err(self.gone());
+        }
         let joins = config.namespaces.open_joins(|id, kind| self.namespace_of(id, kind))?;
         let id_map = self.id_map()?;
         sources.belong_to(&config.user, &config, id_map.as_ref())?;

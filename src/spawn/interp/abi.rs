@@ -160,7 +160,8 @@ pub(crate) mod code {
     pub(crate) const MOUNT_TOP: u16 = 0x47;
     /// @path: a recursive bind of itself, read-only
     pub(crate) const READ_ONLY: u16 = 0x48;
-    /// @path: hidden under /dev/null or an empty read-only tmpfs
+    /// @path, @source: a file is hidden under `source`, or under an empty file where that is none; a directory under an
+    /// empty read-only tmpfs
     pub(crate) const MASK: u16 = 0x49;
     /// @type
     pub(crate) const FSOPEN: u16 = 0x4a;
@@ -170,7 +171,7 @@ pub(crate) mod code {
     pub(crate) const FSMOUNT: u16 = 0x4c;
     /// fd: fails with EROFS where the file system came up read-only
     pub(crate) const CHECK_WRITABLE: u16 = 0x4d;
-    /// mount fd, @target, 1 directory or 0 file, 1 where procfs and sysfs are allowed below
+    /// mount fd, @target, 1 directory or 0 file, 1 where procfs and sysfs are allowed below; closes the mount fd
     pub(crate) const ATTACH: u16 = 0x4e;
     /// @path, @struct mount_attr, flags
     pub(crate) const MOUNT_SETATTR_PATH: u16 = 0x4f;
