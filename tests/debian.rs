@@ -63,7 +63,7 @@ impl Debian {
             .dirs
             .state()
             .join("instances/default")
-            .join(&*self.container.id().name.as_str())
+            .join(self.container.id().name.as_str())
             .join("rootfs/upper")
             .join(path)
     }

@@ -84,7 +84,7 @@ impl Container {
         }
         let groups = !has_users || host.set_groups() == SetGroups::Allow;
         let held = if has_users { CapSet::ALL } else { host.permitted() };
-        let settings = settings.tail(host, held, groups)?;
+        let settings = settings.tail(host, held)?;
 
         let mut given: Vec<OwnedFd> = Vec::new();
         let first = 1 + u8::from(live.cgroup.is_some());

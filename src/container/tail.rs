@@ -38,8 +38,6 @@ pub(super) struct Tail {
     cwd: PathBuf,
     umask: u32,
     user: User,
-    /// Whether setgroups(2) is allowed.
-    groups: bool,
     caps: CapabilitySets,
     /// What the child holds by then: capset(2) cannot give more.
     held: CapSet,
@@ -82,14 +80,13 @@ impl Settings {
         kept.union(c.inheritable).union(c.ambient)
     }
 
-    pub(super) fn tail(self, host: &Host, held: CapSet, groups: bool) -> Result<Tail> {
+    pub(super) fn tail(self, host: &Host, held: CapSet) -> Result<Tail> {
         Ok(Tail {
             args: self.args.into_iter().map(OsString::into_vec).collect(),
             env: self.env.iter().map(|(k, v)| [k.as_bytes(), b"=", v.as_bytes()].concat()).collect(),
             cwd: self.cwd,
             umask: self.umask.bits(),
             user: self.user,
-            groups,
             caps: self.caps,
             held,
             last_cap: host.last_cap(),
@@ -173,7 +170,8 @@ fn add_privileges(plan: &mut Plan, t: &Tail) {
     if !t.securebits.is_empty() {
         plan.prctl("set secure bits", libc::PR_SET_SECUREBITS, u64::from(t.securebits.bits()));
     }
-    if t.groups && !t.user.groups.is_empty() {
+    // Where setgroups(2) is denied this fails: better than to run with other groups than asked for.
+    if !t.user.groups.is_empty() {
         plan.set_groups(&t.user.groups.iter().map(|g| g.as_raw()).collect::<Vec<_>>());
     }
     let permitted = held(t.caps.permitted);

@@ -233,7 +233,7 @@ impl Request<'_> {
             _ if self.ambient() != 0 => CapSet::from_bits_truncate(self.ambient()),
             _ => CapSet::ALL,
         };
-        let mut tail = Settings::of(self.config).tail(self.host, held, users != Users::Single)?;
+        let mut tail = Settings::of(self.config).tail(self.host, held)?;
         tail.listens = true;
         // Executing stage-2 puts back the stack limit that it found, over what the host has set meanwhile.
         let own = |resource: &Resource| self.sets_own_rlimits() || *resource == Resource::Stack;

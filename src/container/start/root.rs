@@ -48,6 +48,12 @@ impl Request<'_> {
                 let what = "open the source of a mount";
                 let (fd, is_dir) = tree::open_source(what, bind.source())?;
                 if !self.host.can_clone_mounts() {
+                    if self.maps(bind.file_ids()) {
+                        return Err(Error::new(ErrorKind::PermissionDenied, what)
+                            .path(bind.source())
+                            .detail("a mount with an id map needs CAP_SYS_ADMIN on the host")
+                            .hint("bind it with the owners that it has"));
+                    }
                     return Ok(Some((Tree::Path(bind.source().to_owned()), is_dir)));
                 }
                 let depth = if bind.is_recursive() { Depth::Tree } else { Depth::One };

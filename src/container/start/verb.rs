@@ -195,6 +195,9 @@ impl Container {
                 left.remove(Deadline::after(std::time::Duration::from_secs(1)).instant())?;
                 parent.create_child(&name).map(Some)
             }
+            Err(e) if e.kind() == ErrorKind::PermissionDenied => {
+                Err(e.also("a container without limits can go without: CgroupConfig::None"))
+            }
             other => other.map(Some),
         }
     }
