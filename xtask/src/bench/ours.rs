@@ -20,8 +20,9 @@ const LIBRARY: [(&str, &str); 4] = [
     ("exec", "floor_exec"),
 ];
 
-/// Builds the library's driver with optimisation.
+/// Builds the command and the library's driver with optimisation.
 pub fn build() -> Result {
+    sh::run(sh::cargo().args(["build", "--quiet", "--release", "--package", "stockade-cli"]))?;
     if !has_driver() {
         eprintln!("bench-peers: no examples/{DRIVER}.rs: the library's rows are left out");
         return Ok(());
@@ -63,6 +64,19 @@ pub fn rows(place: &Place, wanted: &Wanted) -> Result<Vec<Row>> {
             command
         };
         rows.push(Row::new("floor_cli", "floor", Runner::Command(Box::new(make)), place.log("floor_cli")));
+    }
+    if wanted.has("stockade_cli") {
+        let scratch = place.scratch.join("stockade");
+        // The floor's work, as the peers do it: no user namespace, no seccomp, a read-only root.
+        let make = move |n| {
+            let mut command = Command::new(paths::target().join("release/stockade"));
+            command.args(["run", "--privileged", "--no-seccomp", "--read-only", "--rootfs", ROOTFS]);
+            command.arg("--run-dir").arg(scratch.join("run")).arg("--state-dir").arg(scratch.join("state"));
+            command.args(["--name", &format!("run{n}"), "--", "/bin/true"]);
+            command
+        };
+        let log = place.log("stockade_cli");
+        rows.push(Row::new("stockade_cli", "floor_cli", Runner::Command(Box::new(make)), log));
     }
     for (name, base) in LIBRARY.into_iter().filter(|(name, _)| has_driver() && wanted.has(name)) {
         let mut command = Command::new(paths::target().join("release/examples").join(DRIVER));
