@@ -72,6 +72,16 @@ impl Child {
             return Ok(status);
         }
         wait_for(self.pidfd.as_fd(), Readiness::Readable, deadline, cancel, "wait for the process to end")?;
+        self.take_status()
+    }
+
+    /// The status, where it has been taken from the kernel already.
+    pub(super) fn status(&self) -> Option<ExitStatus> {
+        *self.known()
+    }
+
+    /// The status of the process, which has ended.
+    pub(super) fn take_status(&self) -> Result<ExitStatus> {
         let mut known = self.known();
         match *known {
             // Another thread was faster.

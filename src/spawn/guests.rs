@@ -61,14 +61,15 @@ impl Guests {
         let what = "wait for the process to end";
         loop {
             self.reap();
-            if let Some(status) = first.try_wait()? {
+            if let Some(status) = first.status() {
                 return Ok(status);
             }
             let mut fds = vec![first.as_fd(), self.ended()?.as_fd()];
             fds.extend(cancel.map(AsFd::as_fd));
             let ready = pidfd::poll_in(&fds, deadline.instant()).map_err(|e| Error::sys("poll", e))?;
             match ready[..] {
-                [true, ..] | [_, true, ..] => {}
+                [true, ..] => return first.take_status(),
+                [_, true, ..] => {}
                 [.., true] => return Err(Error::new(ErrorKind::Cancelled, what)),
                 _ => return Err(Error::new(ErrorKind::Timeout, what)),
             }

@@ -104,12 +104,10 @@ impl Request<'_> {
             let made = fds.make(userns.as_ref().map(AsFd::as_fd))?;
             let sent = started.send(&plan, &borrow(&made));
             started.or_its_own(&plan, sent)?;
-            drop(made);
             self.finish(started, &plan, skipped)
         } else {
             let made = fds.make(None)?;
             launch.send(&plan, &borrow(&made))?;
-            drop(made);
             let started = launch.clone(&spec)?;
             self.finish(started, &plan, Vec::new())
         }
@@ -143,7 +141,6 @@ impl Request<'_> {
         let made = fds.make(userns.as_ref().or(joined_users.as_ref()).map(AsFd::as_fd))?;
         let gone_on = started.go(&borrow(&made));
         started.or_its_own(&plan, gone_on)?;
-        drop(made);
         self.finish(started, &plan, skipped)
     }
 
