@@ -68,7 +68,12 @@ impl Guests {
             fds.extend(cancel.map(AsFd::as_fd));
             let ready = pidfd::poll_in(&fds, deadline.instant()).map_err(|e| Error::sys("poll", e))?;
             match ready[..] {
-                [true, ..] => return first.take_status(),
+                [true, ..] => {
+                    let status = first.take_status();
+                    // It may be a member itself, and others may have gone with it.
+                    self.reap();
+                    return status;
+                }
                 [_, true, ..] => {}
                 [.., true] => return Err(Error::new(ErrorKind::Cancelled, what)),
                 _ => return Err(Error::new(ErrorKind::Timeout, what)),
