@@ -13,8 +13,10 @@ use super::options::Compression;
 use super::watch::Watch;
 use crate::error::{Error, ErrorKind, Result};
 
-/// How much is decompressed, and written, at a time.
-const CHUNK: usize = 256 * 1024;
+/// How much is read at a time where nothing is decompressed: it is still in the processor's cache when it is written.
+const CHUNK: usize = 64 * 1024;
+/// How much is handed over at a time by the thread that decompresses.
+const DECOMPRESSED: usize = 128 * 1024;
 /// Chunks that wait for the writing side.
 const AHEAD: usize = 4;
 /// What decompression may take: enough for `xz -9` and `zstd --ultra -22`.
@@ -88,7 +90,7 @@ impl<'a, 'w> Input<'a, 'w> {
         let chunks = if compression == Compression::None {
             Chunks::Here(Box::new(reader))
         } else {
-            let decoder = decoder(compression, BufReader::with_capacity(CHUNK / 2, reader))?;
+            let decoder = decoder(compression, BufReader::with_capacity(DECOMPRESSED, reader))?;
             decompress_beside(decoder, scope)?
         };
         Ok(Self { chunks, source, compression, buffer: Vec::new(), at: 0, before: 0, watch })
@@ -206,9 +208,9 @@ fn decompress(
 ) {
     loop {
         let mut buffer = empty.try_recv().unwrap_or_default();
-        buffer.resize(CHUNK, 0);
+        buffer.resize(DECOMPRESSED, 0);
         let result = fill(decoder, &mut buffer);
-        let last = !matches!(result, Ok(CHUNK));
+        let last = !matches!(result, Ok(DECOMPRESSED));
         let result = result.map(|n| {
             buffer.truncate(n);
             buffer

@@ -144,7 +144,7 @@ impl<'a> Unpack<'a> {
         self
     }
 
-    /// Called for each member and each 256 KiB, in the calling thread.
+    /// Called for each member and each 64 to 128 KiB, in the calling thread.
     #[must_use]
     pub fn progress(mut self, progress: &'a mut dyn FnMut(Progress)) -> Self {
         self.progress = Some(progress);
