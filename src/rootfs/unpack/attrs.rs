@@ -3,7 +3,7 @@
 use rustix::fs::{Gid, Uid};
 
 use super::options::UnpackIds;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::idmap::{IdMap, InnerGid, InnerUid};
 
 const CAPABILITY: &[u8] = b"security.capability";
@@ -57,7 +57,7 @@ fn unmapped(kind: &str, id: u32) -> Error {
 }
 
 fn malformed(name: &str) -> Error {
-    super::archive::bad("an attribute is malformed").object(name)
+    Error::new(ErrorKind::Corrupt, "read the archive").detail(format!("the attribute `{name}` is malformed"))
 }
 
 /// File capabilities for the namespace of a map (`struct vfs_ns_cap_data`, `capabilities(7)`, Linux 4.14): they

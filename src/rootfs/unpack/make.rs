@@ -117,7 +117,8 @@ impl Maker<'_> {
         mut make: impl FnMut(BorrowedFd<'_>) -> Result<T, Errno>,
     ) -> Result<T> {
         for _ in 0..TRIES {
-            match retry(|| make(self.tree.fd()?)) {
+            let dir = self.tree.fd().map_err(opening)?;
+            match retry(|| make(dir)) {
                 Err(Errno::EXIST) => self.remove(name)?,
                 result => return result.map_err(|e| Error::sys(step, e)),
             }
