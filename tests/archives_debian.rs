@@ -2,7 +2,7 @@
 //! process is as before.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use stockade::rootfs::{Compression, Unpack};
@@ -27,13 +27,19 @@ fn assert_same(a: &Path, b: &Path) {
     assert!(found.is_empty(), "{} differences:\n{}", found.len(), found[..found.len().min(20)].join("\n"));
 }
 
+/// In memory where there is room for two roots: disks are slow, and `tests/archives` looks at one.
+fn place() -> PathBuf {
+    let memory = Path::new("/dev/shm");
+    let room = rustix::fs::statvfs(memory).is_ok_and(|s| s.f_bavail * s.f_frsize > 2 << 30);
+    if room { memory.to_owned() } else { std::env::temp_dir() }
+}
+
 #[test]
 fn a_debian_root_is_what_gnu_tar_makes_of_it() {
     let _serial = support::serial();
     require_root!();
     require!(tar().arg("--version").output().is_ok_and(|out| out.status.success()), "needs GNU tar");
     let debian = require_fixture!("debian");
-    let host = support::HostSnapshot::take();
     for (options, compression) in [
         (&["--format=pax"][..], Compression::None),
         (&["--format=gnu", "--no-xattrs"], Compression::None),
@@ -41,7 +47,7 @@ fn a_debian_root_is_what_gnu_tar_makes_of_it() {
         (&["--use-compress-program=zstd -1"], Compression::Zstd),
         (&["--use-compress-program=xz -0"], Compression::Xz),
     ] {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = tempfile::tempdir_in(place()).unwrap();
         let [archive, reference, target] =
             ["archive", "reference", "target"].map(|name| dir.path().join(name));
         run(tar().args(options).arg("-C").arg(&debian).arg("-cf").arg(&archive).arg("."));
@@ -63,5 +69,35 @@ fn a_debian_root_is_what_gnu_tar_makes_of_it() {
         assert_eq!(done.members, size as u64);
         assert!(size > 5_000, "only {size} files");
     }
+}
+
+#[test]
+fn unpacking_leaves_the_host_process_as_it_was() {
+    let _serial = support::serial();
+    require_root!();
+    let busybox = require_fixture!("busybox");
+    let dir = tempfile::tempdir().unwrap();
+    let archives: Vec<_> = ["none", "gzip", "zstd", "xz"]
+        .into_iter()
+        .map(|program| {
+            let archive = dir.path().join(program);
+            let mut pack = tar();
+            if program != "none" {
+                pack.arg(format!("--use-compress-program={program}"));
+            }
+            run(pack.arg("-C").arg(&busybox).arg("-cf").arg(&archive).arg("."));
+            (archive, dir.path().join(format!("from-{program}")))
+        })
+        .collect();
+    let bad = dir.path().join("bad");
+    let whole = fs::read(&archives[2].0).unwrap();
+    fs::write(&bad, &whole[..whole.len() / 2]).unwrap();
+
+    let host = support::HostSnapshot::take();
+    for (archive, target) in &archives {
+        Unpack::new().run_file(archive, target).unwrap();
+    }
+    Unpack::new().run_file(&bad, dir.path().join("none-of-it")).unwrap_err();
     host.assert_unchanged();
+    assert_same(&busybox, &archives[3].1);
 }
