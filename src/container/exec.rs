@@ -25,7 +25,7 @@ use crate::namespaces::{NamespaceKind, NamespaceSource};
 use crate::op::Deadline;
 use crate::process::User;
 use crate::signal::Signal;
-use crate::spawn::{Child, Fd, Guests, Launch, Plan, Spec};
+use crate::spawn::{Child, Fd, Guests, Plan, Spec, launch};
 
 impl Container {
     /// Runs a command beside the first process; see [`Exec::exec`](crate::instance::Exec::exec).
@@ -134,8 +134,6 @@ impl Container {
             fault.inject(&mut plan);
         }
 
-        let launch = Launch::new()?;
-        launch.send(&plan, &fds)?;
         let spec = Spec {
             strategy: host.strategy(),
             namespaces: 0,
@@ -143,7 +141,10 @@ impl Container {
             ambient: 0,
             own_memory_first: false,
         };
-        let running = launch.clone(&spec)?.wait_exec(&plan, deadline, cancel.as_ref());
+        let mut started = launch(&spec)?;
+        let sent = started.send(&mut plan, &fds);
+        started.or_its_own(&plan, sent)?;
+        let running = started.wait_exec(&plan, deadline, cancel.as_ref());
         let running = running.map_err(|e| explain(e, &live))?;
         let child = Arc::new(running.child);
         live.guests.reap();

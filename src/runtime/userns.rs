@@ -6,7 +6,7 @@ use super::Runtime;
 use crate::error::Result;
 use crate::idmap::{self, IdMap};
 use crate::namespaces::{Namespace, NamespaceKind};
-use crate::spawn::{Launch, Spec};
+use crate::spawn::{Spec, launch};
 
 impl Runtime {
     /// A user namespace with this map and nobody in it, which lives as long as the handle: for idmapped mounts
@@ -37,7 +37,7 @@ impl Runtime {
             own_memory_first: false,
         };
         // No plan ever comes: the process waits for it until it is dropped.
-        let waiting = Launch::new()?.clone(&spec)?;
+        let waiting = launch(&spec)?;
         idmap::write(waiting.child()?.id(), map, host.set_groups())?;
         let fd = waiting.user_namespace()?;
         Namespace::from_fd(NamespaceKind::User, Arc::new(fd))

@@ -37,7 +37,7 @@ fn row(op: u16) -> (&'static str, &'static [Arg]) {
         code::SETNS => ("setns", &[Fd("to"), Hex("kinds")]),
         code::UNSHARE => ("unshare", &[Hex("kinds")]),
         code::SETSID => ("setsid", &[]),
-        code::RESET_SIGNALS => ("reset_signals", &[]),
+        code::RESET_SIGNALS => ("reset_signals", &[Skip]),
         code::RLIMIT => ("rlimit", &[Number("resource"), Number("soft"), Number("hard")]),
         code::PERSONALITY => ("personality", &[Hex("persona")]),
         code::BOUNDING_SET => ("bounding_set", &[Hex("keep"), Number("last")]),

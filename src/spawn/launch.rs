@@ -14,7 +14,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::op::{Cancel, Deadline};
 use crate::sys::clone::{self, CloneArgs, Cloned, Hold, Lent};
 use crate::sys::stack::Stack;
-use crate::sys::{memfd, pidfd, socket};
+use crate::sys::{memfd, pidfd, signal, socket};
 
 static STAGE2: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/stage2"));
 
@@ -43,70 +43,46 @@ pub(crate) struct Spec<'a> {
     pub(crate) own_memory_first: bool,
 }
 
-/// Before the clone: the two ends of the socket.
-#[derive(Debug)]
-pub(crate) struct Launch {
-    ours: OwnedFd,
-    theirs: OwnedFd,
+/// Makes a child, which waits for its plan: what the host prepares meanwhile it prepares while the child comes to
+/// have memory of its own.
+pub(crate) fn launch(spec: &Spec<'_>) -> Result<Started> {
+    let (ours, theirs) = socket::pair().map_err(|e| Error::sys("make the plan's socket", e))?;
+    let theirs = above_stdio(theirs)?;
+    let args = CloneArgs { namespaces: spec.namespaces, cgroup: spec.cgroup };
+    let (cloned, lent) = match spec.strategy {
+        Strategy::Exec(stage2) => {
+            let (cloned, lent) = clone_and_exec(args, theirs.as_fd(), stage2, spec)?;
+            (cloned, Some(lent))
+        }
+        Strategy::Fork => (clone_copy(args, theirs.as_fd())?, None),
+    };
+    Ok(Started {
+        sock: ours,
+        child: Some(Child::new(cloned.pid, cloned.pidfd)),
+        joiner: None,
+        marker: false,
+        listener: None,
+        failure: None,
+        lent,
+    })
 }
 
-impl Launch {
-    pub(crate) fn new() -> Result<Self> {
-        let (ours, theirs) = socket::pair().map_err(|e| Error::sys("make the plan's socket", e))?;
-        Ok(Self { ours, theirs: above_stdio(theirs)? })
-    }
+fn clone_and_exec(
+    args: CloneArgs<'_>,
+    sock: BorrowedFd<'_>,
+    stage2: &Stage2,
+    spec: &Spec<'_>,
+) -> Result<(Cloned, Lent<Window>)> {
+    let window = Window::new(stage2.0.as_raw_fd(), sock.as_raw_fd(), spec.ambient);
+    let stack = Stack::take().map_err(|e| Error::sys("map a stack for the child", e))?;
+    let hold = if spec.own_memory_first { Hold::UntilExec } else { Hold::No };
+    clone::share_memory(args, stack, execute_stage2, window, hold).map_err(|e| clone_error(e, &args))
+}
 
-    /// Queues the plan; its descriptors travel with it.
-    pub(crate) fn send(&self, plan: &Plan, fds: &[BorrowedFd<'_>]) -> Result<()> {
-        send_plan(self.ours.as_fd(), plan, fds)
-    }
-
-    /// Queues these bytes in the place of a plan.
-    #[cfg(test)]
-    pub(super) fn send_bytes(&self, bytes: &[u8]) -> Result<()> {
-        socket::send(self.ours.as_fd(), bytes, &[]).map_err(|e| Error::sys("send the plan", e))
-    }
-
-    /// Makes the child. From here on it runs the plan, or waits for it.
-    pub(crate) fn clone(self, spec: &Spec<'_>) -> Result<Started> {
-        let args = CloneArgs { namespaces: spec.namespaces, cgroup: spec.cgroup };
-        let (cloned, lent) = match spec.strategy {
-            Strategy::Exec(stage2) => {
-                let (cloned, lent) = self.clone_and_exec(args, stage2, spec)?;
-                (cloned, Some(lent))
-            }
-            Strategy::Fork => (self.clone_copy(args)?, None),
-        };
-        drop(self.theirs);
-        let child = Child::new(cloned.pid, cloned.pidfd);
-        Ok(Started {
-            sock: self.ours,
-            child: Some(child),
-            joiner: None,
-            marker: false,
-            listener: None,
-            failure: None,
-            lent,
-        })
-    }
-
-    fn clone_and_exec(
-        &self,
-        args: CloneArgs<'_>,
-        stage2: &Stage2,
-        spec: &Spec<'_>,
-    ) -> Result<(Cloned, Lent<Window>)> {
-        let window = Window::new(stage2.0.as_raw_fd(), self.theirs.as_raw_fd(), spec.ambient);
-        let stack = Stack::take().map_err(|e| Error::sys("map a stack for the child", e))?;
-        let hold = if spec.own_memory_first { Hold::UntilExec } else { Hold::No };
-        clone::share_memory(args, stack, execute_stage2, window, hold).map_err(|e| clone_error(e, &args))
-    }
-
-    fn clone_copy(&self, args: CloneArgs<'_>) -> Result<Cloned> {
-        let mut arena = vec![0_u64; abi::MAX_INLINE / 8];
-        let copied = Copied { sock: self.theirs.as_raw_fd(), arena: arena.as_mut_ptr().cast() };
-        clone::copy_memory(args, interpret, &copied).map_err(|e| clone_error(e, &args))
-    }
+fn clone_copy(args: CloneArgs<'_>, sock: BorrowedFd<'_>) -> Result<Cloned> {
+    let mut arena = vec![0_u64; abi::MAX_INLINE / 8];
+    let copied = Copied { sock: sock.as_raw_fd(), arena: arena.as_mut_ptr().cast() };
+    clone::copy_memory(args, interpret, &copied).map_err(|e| clone_error(e, &args))
 }
 
 /// A child that is on its way. Dropping it kills and reaps the child.
@@ -130,9 +106,16 @@ impl Started {
         self.child.as_ref().ok_or_else(|| Error::new(ErrorKind::Died, "look up the child"))
     }
 
-    /// Sends the plan, where the child waits for it.
-    pub(crate) fn send(&self, plan: &Plan, fds: &[BorrowedFd<'_>]) -> Result<()> {
+    /// Sends the plan, with its descriptors, and with the signals that the program would inherit as ignored.
+    pub(crate) fn send(&self, plan: &mut Plan, fds: &[BorrowedFd<'_>]) -> Result<()> {
+        plan.set_ignored_signals(signal::ignored());
         send_plan(self.sock.as_fd(), plan, fds)
+    }
+
+    /// Sends these bytes in place of a plan.
+    #[cfg(test)]
+    pub(super) fn send_bytes(&self, bytes: &[u8]) -> Result<()> {
+        socket::send(self.sock.as_fd(), bytes, &[]).map_err(|e| Error::sys("send the plan", e))
     }
 
     /// Opens the plan's barrier; descriptors go to its slots.

@@ -16,7 +16,7 @@ pub(crate) use builder::{CapMasks, FsConfig, MaskFrom, Mount, Tolerate};
 pub(crate) use child::Child;
 pub use fault::Fault;
 pub(crate) use guests::Guests;
-pub(crate) use launch::{Launch, Running, Spec, Stage2, Started, Strategy};
+pub(crate) use launch::{Running, Spec, Stage2, Started, Strategy, launch};
 pub(crate) use plan::{Fd, Plan};
 
 #[cfg(test)]

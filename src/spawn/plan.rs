@@ -157,6 +157,13 @@ impl Plan {
         self.data = data.to_vec();
     }
 
+    /// Says which signals the host ignores: bit N-1 for signal N.
+    pub(crate) fn set_ignored_signals(&mut self, ignored: u64) {
+        for op in self.ops.iter_mut().filter(|op| op.code == code::RESET_SIGNALS) {
+            op.args[0] = ignored;
+        }
+    }
+
     /// Makes op number `op` fail with `errno`, or with 0 end the child without a word.
     pub(crate) fn inject(&mut self, op: usize, errno: i32) {
         if let Some(o) = self.ops.get_mut(op) {

@@ -1,11 +1,15 @@
 //! Starting a container: what the host does around the child. The child's part is in [`plan`].
 //!
 //! ```text
-//! own namespaces only            user namespace, limits, oom score   shared namespaces (pods)
-//!   queue the plan                 clone3, child waits                 queue the plan, clone3 plain
-//!   clone3(NEW*, cgroup)           write id maps, limits               child: setns, clone3(NEW*, cgroup)
-//!                                  send the plan, id-mapped trees      write id maps, limits; open the barrier
-//!                          -> wait for the marker and for end of file <-
+//! host                                                    child
+//!   clone3(NEW*, cgroup)                                    executes stage-2, waits for its plan
+//!   write id maps, limits; detach trees, id-mapped ones     .
+//!   send the plan                                           runs it
+//!   wait for the marker and for end of file
+//!
+//! shared namespaces (pods):
+//!   clone3 plain; send the plan                             setns, clone3(NEW*, cgroup), waits at the barrier
+//!   write id maps, limits; open the barrier                 goes on
 //! ```
 //! Host and child go on at the same time after clone3. A limit that can kill, and `oom_score_adj`, would reach the host
 //! through the memory that they share: they are written only once the child has memory of its own.
@@ -39,7 +43,7 @@ use crate::process::Resource;
 use crate::rootfs::Rootfs;
 use crate::runtime::Host;
 use crate::spawn::Fault;
-use crate::spawn::{Launch, Plan, Running, Spec, Started, Strategy};
+use crate::spawn::{Plan, Running, Spec, Started, Strategy, launch};
 
 /// Everything that a start needs to know.
 #[derive(Debug)]
@@ -88,7 +92,7 @@ pub(super) fn start(mut request: Request<'_>, streams: Sources) -> Result<Up> {
 
 impl Request<'_> {
     fn start_alone(&self, streams: Sources) -> Result<Up> {
-        let (plan, fds) = self.plan_alone(streams)?;
+        let (mut plan, fds) = self.plan_alone(streams)?;
         let spec = Spec {
             strategy: self.strategy,
             namespaces: self.clone_flags(),
@@ -96,21 +100,13 @@ impl Request<'_> {
             ambient: self.ambient(),
             own_memory_first: self.wants_own_memory(),
         };
-        let launch = Launch::new()?;
-        if self.child_comes_first(&fds) {
-            let mut started = launch.clone(&spec)?;
-            let settled = self.settle(&started, &fds);
-            let (userns, skipped) = started.or_its_own(&plan, settled)?;
-            let made = fds.make(userns.as_ref().map(AsFd::as_fd))?;
-            let sent = started.send(&plan, &borrow(&made));
-            started.or_its_own(&plan, sent)?;
-            self.finish(started, &plan, skipped)
-        } else {
-            let made = fds.make(None)?;
-            launch.send(&plan, &borrow(&made))?;
-            let started = launch.clone(&spec)?;
-            self.finish(started, &plan, Vec::new())
-        }
+        let mut started = launch(&spec)?;
+        let settled = self.settle(&started, &fds);
+        let (userns, skipped) = started.or_its_own(&plan, settled)?;
+        let made = fds.make(userns.as_ref().map(AsFd::as_fd))?;
+        let sent = started.send(&mut plan, &borrow(&made));
+        started.or_its_own(&plan, sent)?;
+        self.finish(started, &plan, skipped)
     }
 
     /// With namespaces of others: stage-2 joins them in a process of its own and clones the container's from there,
@@ -123,10 +119,8 @@ impl Request<'_> {
             first.push(ns.as_fd());
         }
         first.extend(self.cgroup.map(AsFd::as_fd));
-        let (plan, fds) = self.plan_joined(streams, &joins)?;
+        let (mut plan, fds) = self.plan_joined(streams, &joins)?;
 
-        let launch = Launch::new()?;
-        launch.send(&plan, &first)?;
         let spec = Spec {
             strategy: self.strategy,
             namespaces: 0,
@@ -134,7 +128,9 @@ impl Request<'_> {
             ambient: 0,
             own_memory_first: false,
         };
-        let mut started = launch.clone(&spec)?;
+        let mut started = launch(&spec)?;
+        let sent = started.send(&mut plan, &first);
+        started.or_its_own(&plan, sent)?;
         started.wait_sibling(&plan, self.deadline, self.cancel.as_ref())?;
         let settled = self.settle(&started, &fds);
         let (userns, skipped) = started.or_its_own(&plan, settled)?;
@@ -262,14 +258,6 @@ impl Request<'_> {
     /// sets them.
     fn sets_own_rlimits(&self) -> bool {
         !self.has_user_namespace()
-    }
-
-    /// Whether the child must be there before the plan can be sent.
-    fn child_comes_first(&self, fds: &Descriptors) -> bool {
-        self.has_new_users()
-            || fds.need_user_namespace()
-            || self.config.oom_score_adj.is_some()
-            || self.has_limits()
     }
 
     /// Whether the host does something to the child that would reach all processes of its memory, as long as that is

@@ -120,7 +120,7 @@ pub(crate) mod code {
     /// CLONE_NEW* kinds
     pub(crate) const UNSHARE: u16 = 0x0a;
     pub(crate) const SETSID: u16 = 0x0b;
-    /// Default dispositions, empty mask.
+    /// the ignored signals: default dispositions, empty mask
     pub(crate) const RESET_SIGNALS: u16 = 0x0c;
     /// resource, soft, hard
     pub(crate) const RLIMIT: u16 = 0x0d;

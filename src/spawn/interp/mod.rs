@@ -132,7 +132,7 @@ impl Interp {
                 code::SETNS => sys3(nr::SETNS, self.fd(a) as usize, b as usize, 0),
                 code::UNSHARE => sys1(nr::UNSHARE, a as usize),
                 code::SETSID => sys0(nr::SETSID),
-                code::RESET_SIGNALS => ops::reset_signals(),
+                code::RESET_SIGNALS => ops::reset_signals(a),
                 code::RLIMIT => ops::rlimit(a as u32, b, c),
                 code::PERSONALITY => sys1(nr::PERSONALITY, a as usize),
                 code::BOUNDING_SET => ops::bounding_set(a, b),
