@@ -14,7 +14,7 @@ use crate::idmap::{HostGid, HostUid, IdMap};
 use crate::name::InstanceId;
 use crate::namespaces::{NamespaceKind, NamespaceSource};
 use crate::op::{Action, ActionLock, Undo};
-use crate::runtime::Runtime;
+use crate::runtime::{Ids, Runtime};
 use crate::store::Durability;
 
 /// A container, from [`Runtime::create`] or [`Runtime::container`].
@@ -101,7 +101,7 @@ impl Container {
     }
 
     fn reserve_ids(&self, durability: Durability) -> Result<()> {
-        if !self.has_own_range() {
+        if !self.has_own_range()? {
             return Ok(());
         }
         let ranges = self.runtime.inner().ranges()?;
@@ -113,11 +113,11 @@ impl Container {
     }
 
     /// Whether the runtime gives it 65,536 ids of its own.
-    pub(super) fn has_own_range(&self) -> bool {
+    pub(super) fn has_own_range(&self) -> Result<bool> {
         let config = self.config();
-        config.namespaces.is_new(NamespaceKind::User)
+        Ok(config.namespaces.is_new(NamespaceKind::User)
             && config.idmap == IdMapConfig::Auto
-            && self.runtime.inner().host.can_map_ranges()
+            && *self.runtime.inner().host.id_source()? == Ids::Ranges)
     }
 
     /// The map of its new user namespace; `None` where that is the host's or another instance's.
@@ -130,8 +130,14 @@ impl Container {
         let (uid, gid) = host.ids();
         let single = || IdMap::single(HostUid::new(uid), HostGid::new(gid)).map(Some);
         match &config.idmap {
-            IdMapConfig::Explicit(map) => Ok(Some(map.clone())),
-            IdMapConfig::Auto if host.can_map_ranges() => {
+            IdMapConfig::Explicit(map) => return Ok(Some(map.clone())),
+            IdMapConfig::SingleUser => return single(),
+            IdMapConfig::Auto => {}
+        }
+        match host.id_source()? {
+            Ids::Single => single(),
+            Ids::Delegated(map) => Ok(Some(map.clone())),
+            Ids::Ranges => {
                 let ranges = self.runtime.inner().ranges()?;
                 let map = ranges.get(&self.uuid)?;
                 map.map(Some).ok_or_else(|| {
@@ -140,7 +146,6 @@ impl Container {
                         .hint("delete it and make it anew")
                 })
             }
-            _ => single(),
         }
     }
 

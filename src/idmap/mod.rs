@@ -12,6 +12,7 @@
 mod allocator;
 mod area;
 mod claims;
+pub(crate) mod delegated;
 mod ids;
 mod map;
 pub mod mounts;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 
-use super::{Host, Inner, Runtime};
+use super::{HeldUsers, Host, Inner, Runtime};
 use crate::error::{Error, Result};
 use crate::store::Store;
 
@@ -86,6 +86,7 @@ impl RuntimeBuilder {
             state_dir,
             run_dir,
             ranges: OnceLock::new(),
+            held: HeldUsers::default(),
             open: Mutex::new(HashMap::new()),
         })))
     }

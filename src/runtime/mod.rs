@@ -1,7 +1,9 @@
 //! The [`Runtime`]: where instances are made, found and listed.
 
 mod builder;
+mod held;
 mod host;
+mod newuidmap;
 mod userns;
 
 use std::collections::HashMap;
@@ -10,7 +12,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 pub use builder::{RuntimeBuilder, SpawnStrategy};
-pub(crate) use host::Host;
+pub(crate) use held::HeldUsers;
+pub(crate) use host::{Host, Ids};
 
 use crate::container::Container;
 use crate::error::Result;
@@ -48,6 +51,7 @@ pub(crate) struct Inner {
     /// Part of the names of this runtime's cgroups, so that those of two runtimes differ.
     pub(crate) tag: String,
     ranges: OnceLock<RangeAllocator>,
+    pub(crate) held: HeldUsers,
     open: Mutex<HashMap<InstanceId, Weak<Container>>>,
 }
 

@@ -11,9 +11,10 @@ mod interp;
 mod launch;
 mod plan;
 mod report;
+pub(crate) mod restrictions;
 
 pub(crate) use builder::{CapMasks, FsConfig, MaskFrom, Mount, Tolerate};
-pub(crate) use child::Child;
+pub(crate) use child::{Child, Readiness, wait_for};
 pub use fault::Fault;
 pub(crate) use guests::Guests;
 pub(crate) use launch::{Running, Spec, Stage2, Started, Strategy, launch};
