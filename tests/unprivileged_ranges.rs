@@ -380,6 +380,9 @@ fn a_host_that_ignores_the_end_of_its_children() {
     // The shell's setting outlives what it executes.
     let around = Around { before: "trap '' CHLD", ..WITH_RANGES };
     as_user("a_host_that_ignores_the_end_of_its_children", around, |rig| {
+        let status = fs::read_to_string("/proc/self/status").unwrap();
+        let ignored = status.lines().find_map(|l| l.strip_prefix("SigIgn:")).unwrap().trim().to_owned();
+        assert_ne!(u64::from_str_radix(&ignored, 16).unwrap() & (1 << 16), 0, "SIGCHLD is ignored");
         let c = rig.run(rig.container("x", Rootfs::overlay([rig.dir.join("root")])));
         assert_eq!(c.info().unwrap().id_map, Some(whole_map()));
         let script = "mkdir /d && touch /d/f && chown -R 9:9 /d";

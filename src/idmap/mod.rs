@@ -6,6 +6,7 @@
 //! * [`subid`] reads `/etc/subuid` and `/etc/subgid`.
 //! * [`RangeAllocator`] hands out ranges that no two instances share.
 //! * [`mounts`] applies a map to a mount.
+//! * [`shift`](mod@shift) changes the owners on disk, where that cannot be.
 //!
 //! See `user_namespaces(7)`.
 
@@ -22,6 +23,7 @@ mod range;
 mod raw;
 mod record;
 mod session;
+pub mod shift;
 pub mod subid;
 mod write;
 
