@@ -56,6 +56,7 @@ impl Container {
             return Err(self.gone());
         }
         self.remove_left_cgroup()?;
+        drop(self.sandbox().take());
         let id = self.id();
         let inner = self.runtime.inner();
         match inner.store.remove(&id, self.config().durability()) {

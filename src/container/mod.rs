@@ -9,6 +9,7 @@ mod info;
 mod kill;
 mod live;
 mod load;
+mod pool;
 mod rename;
 mod restart;
 mod start;
@@ -23,3 +24,4 @@ pub use config::{
 };
 pub use exec::{Output, Process};
 pub use handle::Container;
+pub(crate) use pool::{Pool, Sandbox};

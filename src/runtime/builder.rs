@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
 use super::{Host, Inner, Runtime};
 use crate::error::{Error, Result};
@@ -87,6 +87,7 @@ impl RuntimeBuilder {
             run_dir,
             ranges: OnceLock::new(),
             open: Mutex::new(HashMap::new()),
+            pools: RwLock::default(),
         })))
     }
 }

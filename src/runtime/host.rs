@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use crate::caps::{CapSet, Capability};
 use crate::cgroup::{Cgroup, Hierarchy};
 use crate::error::{Error, Result};
-use crate::idmap::SetGroups;
+use crate::idmap::{HostGid, HostUid, IdMap, SetGroups};
 use crate::runtime::SpawnStrategy;
 use crate::spawn::{Stage2, Strategy};
 use crate::sys::mount::clone_tree;
@@ -101,9 +101,9 @@ impl Host {
         if self.can_map_ranges() { SetGroups::Allow } else { SetGroups::Deny }
     }
 
-    /// Effective user and group of this process.
-    pub(crate) fn ids(&self) -> (u32, u32) {
-        (self.uid, self.gid)
+    /// The map that needs no privilege: root inside is who runs this process.
+    pub(crate) fn single_id_map(&self) -> Result<IdMap> {
+        IdMap::single(HostUid::new(self.uid), HostGid::new(self.gid))
     }
 
     pub(crate) fn strategy(&self) -> Strategy<'_> {

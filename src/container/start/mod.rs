@@ -16,6 +16,7 @@
 
 mod descriptors;
 mod host;
+mod park;
 mod plan;
 mod root;
 #[cfg(test)]
@@ -186,11 +187,7 @@ impl Request<'_> {
         let root = self.root(fds)?;
         let mounts = self.own_mounts(fds)?;
         let streams = streams.hand_over(|fd| fds.ready(fd))?;
-        let users = match self.users {
-            UserNamespace::Host => Users::Host,
-            _ if self.host.set_groups() == SetGroups::Allow => Users::Mapped,
-            _ => Users::Single,
-        };
+        let users = self.users_inside();
         let etc = [
             ("resolv.conf", &self.config.resolv_conf),
             ("hosts", &self.config.hosts),
@@ -210,6 +207,14 @@ impl Request<'_> {
             tail: self.tail(users)?,
             cgroup2: self.host.has_cgroup2(),
         })
+    }
+
+    fn users_inside(&self) -> Users {
+        match self.users {
+            UserNamespace::Host => Users::Host,
+            _ if self.host.set_groups() == SetGroups::Allow => Users::Mapped,
+            _ => Users::Single,
+        }
     }
 
     fn assemble(&self, plan: &mut Plan, parts: &Parts) {
@@ -273,10 +278,20 @@ impl Request<'_> {
 
     /// What the host does to the child while it waits. Gives the user namespace where a tree wants its map.
     fn settle(&self, started: &Started, fds: &Descriptors) -> Result<(Option<OwnedFd>, Vec<Skipped>)> {
+        let userns = self.map_users(started, fds)?;
+        Ok((userns, self.limit(started)?))
+    }
+
+    /// Writes the id maps. Gives the user namespace where a tree wants its map.
+    fn map_users(&self, started: &Started, fds: &Descriptors) -> Result<Option<OwnedFd>> {
+        let UserNamespace::New(map) = self.users else { return Ok(None) };
+        idmap::write(started.child()?.id(), map, self.host.set_groups())?;
+        fds.need_user_namespace().then(|| started.user_namespace()).transpose()
+    }
+
+    /// Sets the limits that the host sets.
+    fn limit(&self, started: &Started) -> Result<Vec<Skipped>> {
         let child = started.child()?;
-        if let UserNamespace::New(map) = self.users {
-            idmap::write(child.id(), map, self.host.set_groups())?;
-        }
         if !self.sets_own_rlimits() {
             for (resource, limit) in &self.config.rlimits {
                 set_rlimit(child.pid(), *resource, *limit)?;
@@ -288,16 +303,10 @@ impl Request<'_> {
                 if e.errno() == Some(libc::EACCES) { e.hint("lowering it needs CAP_SYS_RESOURCE") } else { e }
             })?;
         }
-        let skipped = match self.cgroup {
-            Some(cgroup) if self.has_limits() => cgroup.apply(&self.config.limits, self.config.enforce)?,
-            _ => Vec::new(),
-        };
-        let userns = if fds.need_user_namespace() && self.has_new_users() {
-            Some(started.user_namespace()?)
-        } else {
-            None
-        };
-        Ok((userns, skipped))
+        match self.cgroup {
+            Some(cgroup) if self.has_limits() => cgroup.apply(&self.config.limits, self.config.enforce),
+            _ => Ok(Vec::new()),
+        }
     }
 
     /// The capabilities that stage-2 needs and that executing it would take away: in a new user namespace no id is
