@@ -2,14 +2,15 @@
 //! standard output.
 //!
 //! `bench_driver ROW`, where ROW is `stockade` (privileged, what the floor program does), `stockade_userns` (the
-//! same in a user namespace of its own, which is the default), `stockade_1gib` (the first one from a host with 1 GiB
+//! same in a user namespace of its own, which is the default), `stockade_pool` and `stockade_userns_pool` (from a
+//! prewarmed sandbox), `stockade_1gib` (the first one from a host with 1 GiB
 //! resident in 4 KiB pages) or `exec` (a command in a running container).
 
 use std::error::Error;
 use std::io::{BufRead, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use stockade::caps::CapabilitySets;
 use stockade::container::{Container, ContainerBuilder, ContainerConfig, SeccompConfig};
@@ -49,6 +50,22 @@ fn full_run(rt: &Runtime, privileged: bool) -> Result<(f64, f64)> {
         return Err(format!("the container {status}").into());
     }
     Ok((total.as_secs_f64() * 1e6, to_exec.as_secs_f64() * 1e6))
+}
+
+/// Sandboxes that are kept ready.
+const POOL: usize = 3;
+
+/// A run from a sandbox, once the pool's thread is done with making it: it would take the processor away.
+fn pooled_run(rt: &Runtime, privileged: bool) -> Result<(f64, f64)> {
+    let config = config("template", privileged)?.build()?;
+    for _ in 0..1000 {
+        if rt.prewarmed(&config) == POOL {
+            std::thread::sleep(Duration::from_millis(2));
+            return full_run(rt, privileged);
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Err("the pool makes no sandbox".into())
 }
 
 fn exec_run(c: &Arc<Container>) -> Result<(f64, f64)> {
@@ -95,6 +112,9 @@ fn main() -> Result {
     } else {
         None
     };
+    if row.ends_with("_pool") {
+        rt.prewarm(config("template", row == "stockade_pool")?.build()?, POOL)?;
+    }
     let (stdin, mut stdout) = (std::io::stdin().lock(), std::io::stdout());
     for line in stdin.lines() {
         line?;
@@ -102,6 +122,8 @@ fn main() -> Result {
             ("exec", Some(c)) => exec_run(c)?,
             ("stockade" | "stockade_1gib", _) => full_run(&rt, true)?,
             ("stockade_userns", _) => full_run(&rt, false)?,
+            ("stockade_pool", _) => pooled_run(&rt, true)?,
+            ("stockade_userns_pool", _) => pooled_run(&rt, false)?,
             _ => return Err(format!("unknown row `{row}`").into()),
         };
         writeln!(stdout, "{total:.1} {to_exec:.1}")?;

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::config::{CgroupConfig, ContainerConfig, IdMapConfig};
 use super::handle::new_uuid;
@@ -26,6 +26,9 @@ use crate::spawn::Started;
 
 /// How long one sandbox may take.
 const MAKE: Duration = Duration::from_secs(30);
+/// How long after one was taken the thread begins to make another, unless none is left: at once it would get in the
+/// way of the very start that took one.
+const QUIET: Duration = Duration::from_millis(5);
 /// How long the thread rests after a failure.
 const REST: Duration = Duration::from_secs(1);
 
@@ -122,7 +125,21 @@ struct Shared {
 struct State {
     ready: VecDeque<Sandbox>,
     size: usize,
+    taken: Option<Instant>,
     closing: bool,
+}
+
+impl State {
+    /// How long until another one is to be made: `None` for not before something changes.
+    fn due(&self) -> Option<Duration> {
+        if self.ready.len() >= self.size {
+            return None;
+        }
+        match self.taken {
+            Some(taken) if !self.ready.is_empty() => Some(QUIET.saturating_sub(taken.elapsed())),
+            _ => Some(Duration::ZERO),
+        }
+    }
 }
 
 impl Shared {
@@ -137,7 +154,7 @@ impl Pool {
         check(&template)?;
         let ready = (0..size).map(|_| Sandbox::new(inner, &template)).collect::<Result<VecDeque<_>>>()?;
         let shared = Arc::new(Shared {
-            state: Mutex::new(State { ready, size, closing: false }),
+            state: Mutex::new(State { ready, size, ..State::default() }),
             ..Shared::default()
         });
         let (pool, weak, config) = (Arc::clone(&shared), Arc::downgrade(inner), template.clone());
@@ -162,6 +179,7 @@ impl Pool {
                 None => break None,
             }
         };
+        state.taken = Some(Instant::now());
         drop(state);
         self.shared.changed.notify_all();
         taken
@@ -211,8 +229,12 @@ fn refill(pool: &Shared, inner: &Weak<Inner>, template: &ContainerConfig) {
             let woken = pool.changed.wait_timeout(state, rest);
             state = woken.unwrap_or_else(|e| e.into_inner()).0;
         }
-        while !state.closing && state.ready.len() >= state.size {
-            state = pool.changed.wait(state).unwrap_or_else(|e| e.into_inner());
+        while !state.closing {
+            state = match state.due() {
+                Some(Duration::ZERO) => break,
+                Some(left) => pool.changed.wait_timeout(state, left).unwrap_or_else(|e| e.into_inner()).0,
+                None => pool.changed.wait(state).unwrap_or_else(|e| e.into_inner()),
+            };
         }
         if state.closing {
             return;
