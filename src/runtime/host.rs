@@ -1,13 +1,14 @@
 //! What this host lets this process do, found out once by doing it.
 
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 
 use crate::caps::{CapSet, Capability};
 use crate::cgroup::{Cgroup, Hierarchy};
 use crate::error::{Error, Result};
 use crate::idmap::{HostGid, HostUid, IdMap, SetGroups};
 use crate::runtime::SpawnStrategy;
-use crate::spawn::{Stage2, Strategy};
+use crate::spawn::{Spawner, Stage2, Strategy};
 use crate::sys::mount::clone_tree;
 
 /// The host as a runtime found it.
@@ -19,7 +20,8 @@ pub(crate) struct Host {
     uid: u32,
     gid: u32,
     /// Without it children are forked.
-    stage2: Option<Stage2>,
+    stage2: Option<Arc<Stage2>>,
+    spawner: Option<Spawner>,
     cgroup: Result<Cgroups, String>,
     cgroup2: bool,
 }
@@ -33,7 +35,11 @@ struct Cgroups {
 
 impl Host {
     /// `cgroup`: where the instances' cgroups go; this process's own unless told otherwise.
-    pub(crate) fn probe(cgroup: Option<&std::path::Path>, strategy: SpawnStrategy) -> Result<Self> {
+    pub(crate) fn probe(
+        cgroup: Option<&std::path::Path>,
+        strategy: SpawnStrategy,
+        from_thread: bool,
+    ) -> Result<Self> {
         let permitted = CapSet::of_current_thread_permitted()?;
         let clones_mounts =
             permitted.contains(Capability::SysAdmin) && clone_tree(root(), "/", false).is_ok();
@@ -45,17 +51,20 @@ impl Host {
             (Err(e), Some(_)) => return Err(e),
             (Err(e), None) => Err(e.to_string()),
         };
+        let stage2 = match strategy {
+            SpawnStrategy::Auto => Stage2::new().ok(),
+            SpawnStrategy::Exec => Some(Stage2::new()?),
+            SpawnStrategy::Fork => None,
+        };
+        let stage2 = stage2.map(Arc::new);
         Ok(Self {
             permitted,
             last_cap: last_cap()?,
             clones_mounts,
             uid: rustix::process::geteuid().as_raw(),
             gid: rustix::process::getegid().as_raw(),
-            stage2: match strategy {
-                SpawnStrategy::Auto => Stage2::new().ok(),
-                SpawnStrategy::Exec => Some(Stage2::new()?),
-                SpawnStrategy::Fork => None,
-            },
+            spawner: if from_thread { Some(Spawner::start(stage2.clone())?) } else { None },
+            stage2,
             cgroup2: cgroup.is_ok(),
             cgroup,
         })
@@ -71,6 +80,7 @@ impl Host {
             uid: ids.0,
             gid: ids.1,
             stage2: None,
+            spawner: None,
             cgroup: Err("none in a unit test".to_owned()),
             cgroup2: true,
         }
@@ -107,7 +117,12 @@ impl Host {
     }
 
     pub(crate) fn strategy(&self) -> Strategy<'_> {
-        self.stage2.as_ref().map_or(Strategy::Fork, Strategy::Exec)
+        self.stage2.as_deref().map_or(Strategy::Fork, Strategy::Exec)
+    }
+
+    /// The thread to start children from, where there is one.
+    pub(crate) fn spawner(&self) -> Option<&Spawner> {
+        self.spawner.as_ref()
     }
 
     pub(crate) fn has_cgroup2(&self) -> bool {

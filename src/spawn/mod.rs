@@ -11,6 +11,7 @@ mod interp;
 mod launch;
 mod plan;
 mod report;
+mod spawner;
 
 pub(crate) use builder::{CapMasks, FsConfig, MaskFrom, Mount, Tolerate};
 pub(crate) use child::Child;
@@ -18,6 +19,7 @@ pub use fault::Fault;
 pub(crate) use guests::Guests;
 pub(crate) use launch::{Running, Spec, Stage2, Started, Strategy, launch};
 pub(crate) use plan::{Fd, Plan};
+pub(crate) use spawner::Spawner;
 
 #[cfg(test)]
 mod tests;

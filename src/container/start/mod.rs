@@ -101,7 +101,7 @@ impl Request<'_> {
             ambient: self.ambient(),
             own_memory_first: self.wants_own_memory(),
         };
-        let mut started = launch(&spec)?;
+        let mut started = self.launch(&spec, &plan)?;
         let settled = self.settle(&started, &fds);
         let (userns, skipped) = started.or_its_own(&plan, settled)?;
         let made = fds.make(userns.as_ref().map(AsFd::as_fd))?;
@@ -139,6 +139,14 @@ impl Request<'_> {
         let gone_on = started.go(&borrow(&made));
         started.or_its_own(&plan, gone_on)?;
         self.finish(started, &plan, skipped)
+    }
+
+    /// Makes the child, from the spawner thread where there is one and the plan opens nothing of the host by path.
+    fn launch(&self, spec: &Spec<'_>, plan: &Plan) -> Result<Started> {
+        match self.host.spawner() {
+            Some(spawner) if !plan.opens_host_paths() => spawner.launch(spec),
+            _ => launch(spec),
+        }
     }
 
     /// The plan where all namespaces are new or the host's; the descriptors come with it.
