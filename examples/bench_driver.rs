@@ -3,7 +3,8 @@
 //!
 //! `bench_driver ROW`, where ROW is `stockade` (privileged, what the floor program does), `stockade_userns` (the
 //! same in a user namespace of its own, which is the default), `stockade_pool` and `stockade_userns_pool` (from a
-//! prewarmed sandbox), `stockade_1gib` (the first one from a host with 1 GiB
+//! prewarmed sandbox), `stockade_500` (beside 500 running containers), `stockade_mounts` (on a host with 1,000
+//! mounts, from the spawner thread), `stockade_2gib` and `stockade_1gib` (the first one from a host with 1 GiB
 //! resident in 4 KiB pages) or `exec` (a command in a running container).
 
 use std::error::Error;
@@ -96,15 +97,44 @@ fn ballast(bytes: usize) -> Result<Vec<u8>> {
     Ok(memory)
 }
 
+/// Gives this process a mount namespace of its own with so many mounts more.
+fn many_mounts(n: usize) -> Result {
+    use rustix::mount::{MountPropagationFlags, mount_bind, mount_change};
+    // SAFETY: this process has one thread, which shares nothing that the call takes away.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS)? };
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+    let dir = env("STOCKADE_BENCH_DIR")?.join("mounts");
+    std::fs::create_dir_all(&dir)?;
+    for i in 0..n {
+        let place = dir.join(i.to_string());
+        std::fs::create_dir(&place)?;
+        mount_bind(&place, &place)?;
+    }
+    Ok(())
+}
+
 fn main() -> Result {
     let row = std::env::args().nth(1).unwrap_or_default();
-    let _ballast = if row == "stockade_1gib" { ballast(1 << 30)? } else { Vec::new() };
+    let _ballast = match &*row {
+        "stockade_1gib" => ballast(1 << 30)?,
+        "stockade_2gib" => ballast(2 << 30)?,
+        _ => Vec::new(),
+    };
+    if row == "stockade_mounts" {
+        many_mounts(1000)?;
+    }
     let dir = env("STOCKADE_BENCH_DIR")?.join(&row);
-    let rt = Runtime::builder()
+    let builder = Runtime::builder()
         .state_dir(dir.join("state"))
         .run_dir(dir.join("run"))
-        .cgroup(env("STOCKADE_BENCH_CGROUP")?)
-        .open()?;
+        .cgroup(env("STOCKADE_BENCH_CGROUP")?);
+    let rt = if row == "stockade_mounts" { builder.spawner_thread() } else { builder }.open()?;
+    let mut neighbours = Vec::new();
+    for n in 0..if row == "stockade_500" { 500 } else { 0 } {
+        let c = rt.create(config(&format!("n{n}"), true)?.args(["/bin/sleep", "100000"]).build()?)?;
+        c.start()?;
+        neighbours.push(c);
+    }
     let target = if row == "exec" {
         let c = rt.create(config("target", true)?.args(["/bin/sleep", "100000"]).build()?)?;
         c.start()?;
@@ -120,7 +150,9 @@ fn main() -> Result {
         line?;
         let (total, to_exec) = match (&*row, &target) {
             ("exec", Some(c)) => exec_run(c)?,
-            ("stockade" | "stockade_1gib", _) => full_run(&rt, true)?,
+            ("stockade" | "stockade_1gib" | "stockade_2gib" | "stockade_500" | "stockade_mounts", _) => {
+                full_run(&rt, true)?
+            }
             ("stockade_userns", _) => full_run(&rt, false)?,
             ("stockade_pool", _) => pooled_run(&rt, true)?,
             ("stockade_userns_pool", _) => pooled_run(&rt, false)?,
@@ -128,6 +160,9 @@ fn main() -> Result {
         };
         writeln!(stdout, "{total:.1} {to_exec:.1}")?;
         stdout.flush()?;
+    }
+    for c in neighbours {
+        c.stop()?;
     }
     if let Some(c) = target {
         c.stop()?;
