@@ -57,6 +57,7 @@ impl Container {
         }
         self.remove_left_cgroup()?;
         self.erase_changes(deadline)?;
+        drop(self.sandbox().take());
         let id = self.id();
         let inner = self.runtime.inner();
         match inner.store.remove(&id, self.config().durability()) {

@@ -10,6 +10,7 @@ mod info;
 mod kill;
 mod live;
 mod load;
+mod pool;
 mod rename;
 mod restart;
 mod start;
@@ -24,3 +25,4 @@ pub use config::{
 };
 pub use exec::{Output, Process};
 pub use handle::Container;
+pub(crate) use pool::{Pool, Sandbox};

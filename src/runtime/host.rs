@@ -1,7 +1,7 @@
 //! What this host lets this process do, found out once by doing it.
 
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use crate::caps::{CapSet, Capability};
 use crate::cgroup::{Cgroup, Hierarchy};
@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::idmap::subid::SubidUser;
 use crate::idmap::{self, AllocatorOptions, HostGid, HostUid, IdMap, RANGE_SIZE, SetGroups};
 use crate::runtime::SpawnStrategy;
-use crate::spawn::{Stage2, Strategy, restrictions};
+use crate::spawn::{Spawner, Stage2, Strategy, restrictions};
 use crate::sys::mount::clone_tree;
 
 use super::newuidmap::Programs;
@@ -26,7 +26,8 @@ pub(crate) struct Host {
     groups_denied: bool,
     ids: OnceLock<Ids>,
     /// Without it children are forked.
-    stage2: Option<Stage2>,
+    stage2: Option<Arc<Stage2>>,
+    spawner: Option<Spawner>,
     cgroup: Result<Cgroups, String>,
     cgroup2: bool,
 }
@@ -51,7 +52,11 @@ struct Cgroups {
 
 impl Host {
     /// `cgroup`: where the instances' cgroups go; this process's own unless told otherwise.
-    pub(crate) fn probe(cgroup: Option<&std::path::Path>, strategy: SpawnStrategy) -> Result<Self> {
+    pub(crate) fn probe(
+        cgroup: Option<&std::path::Path>,
+        strategy: SpawnStrategy,
+        from_thread: bool,
+    ) -> Result<Self> {
         let permitted = CapSet::of_current_thread_permitted()?;
         let clones_mounts =
             permitted.contains(Capability::SysAdmin) && clone_tree(root(), "/", false).is_ok();
@@ -63,6 +68,12 @@ impl Host {
             (Err(e), Some(_)) => return Err(e),
             (Err(e), None) => Err(e.to_string()),
         };
+        let stage2 = match strategy {
+            SpawnStrategy::Auto => Stage2::new().ok(),
+            SpawnStrategy::Exec => Some(Stage2::new()?),
+            SpawnStrategy::Fork => None,
+        };
+        let stage2 = stage2.map(Arc::new);
         Ok(Self {
             permitted,
             last_cap: last_cap()?,
@@ -71,11 +82,8 @@ impl Host {
             gid: rustix::process::getegid().as_raw(),
             groups_denied: std::fs::read_to_string("/proc/self/setgroups").is_ok_and(|s| s.trim() == "deny"),
             ids: OnceLock::new(),
-            stage2: match strategy {
-                SpawnStrategy::Auto => Stage2::new().ok(),
-                SpawnStrategy::Exec => Some(Stage2::new()?),
-                SpawnStrategy::Fork => None,
-            },
+            spawner: if from_thread { Some(Spawner::start(stage2.clone())?) } else { None },
+            stage2,
             cgroup2: cgroup.is_ok(),
             cgroup,
         })
@@ -97,6 +105,7 @@ impl Host {
                 Ids::Single
             }),
             stage2: None,
+            spawner: None,
             cgroup: Err("none in a unit test".to_owned()),
             cgroup2: true,
         }
@@ -140,11 +149,11 @@ impl Host {
     }
 
     fn ids_of_user(&self) -> Result<Ids> {
-        let own = (HostUid::new(self.uid), HostGid::new(self.gid));
         if Programs::find().is_err() {
             return Ok(Ids::Single);
         }
-        let map = idmap::delegated::map(&SubidUser::current(), own)?;
+        let map =
+            idmap::delegated::map(&SubidUser::current(), (HostUid::new(self.uid), HostGid::new(self.gid)))?;
         Ok(map.map_or(Ids::Single, Ids::Delegated))
     }
 
@@ -155,7 +164,7 @@ impl Host {
 
     /// Whether root of this map is the user who runs this process, and nobody else is in it.
     pub(crate) fn is_own_map(&self, map: &IdMap) -> bool {
-        IdMap::single(self.uid.into(), self.gid.into()).is_ok_and(|own| own == *map)
+        self.single_id_map().is_ok_and(|own| own == *map)
     }
 
     /// A user namespace in which nothing is allowed looks like many things: names the setting that makes it so.
@@ -169,13 +178,18 @@ impl Host {
         }
     }
 
-    /// Effective user and group of this process.
-    pub(crate) fn ids(&self) -> (u32, u32) {
-        (self.uid, self.gid)
+    /// The map that needs no privilege: root inside is who runs this process.
+    pub(crate) fn single_id_map(&self) -> Result<IdMap> {
+        IdMap::single(HostUid::new(self.uid), HostGid::new(self.gid))
     }
 
     pub(crate) fn strategy(&self) -> Strategy<'_> {
-        self.stage2.as_ref().map_or(Strategy::Fork, Strategy::Exec)
+        self.stage2.as_deref().map_or(Strategy::Fork, Strategy::Exec)
+    }
+
+    /// The thread to start children from, where there is one.
+    pub(crate) fn spawner(&self) -> Option<&Spawner> {
+        self.spawner.as_ref()
     }
 
     pub(crate) fn has_cgroup2(&self) -> bool {

@@ -46,6 +46,8 @@ fn row(op: u16) -> (&'static str, &'static [Arg]) {
         code::CLONE_SIBLING => ("clone_sibling", &[Hex("kinds"), Fd("cgroup"), Number("copy")]),
         code::BARRIER => ("barrier", &[Number("slot")]),
         code::MARKER => ("marker", &[]),
+        code::NEXT_PLAN => ("next_plan", &[]),
+        code::CLOSE_INHERITED => ("close_inherited", &[]),
         code::EXEC => ("exec", &[List("path"), List("argv"), List("env")]),
         code::FAULT => ("fault", &[Number("errno")]),
         code::PROPAGATION => ("propagation", &[Text("on"), Hex("flags")]),

@@ -61,6 +61,7 @@ pub(crate) fn launch(spec: &Spec<'_>) -> Result<Started> {
         child: Some(Child::new(cloned.pid, cloned.pidfd)),
         joiner: None,
         marker: false,
+        parked: false,
         listener: None,
         failure: None,
         lent,
@@ -93,6 +94,8 @@ pub(crate) struct Started {
     /// The process that cloned `child`, where that was not us.
     joiner: Option<Child>,
     marker: bool,
+    /// The child has done its plan and waits for the next one.
+    parked: bool,
     listener: Option<OwnedFd>,
     /// What the child told of its failure.
     failure: Option<Error>,
@@ -162,6 +165,37 @@ impl Started {
         self.failure.take().map_or(Ok(()), Err)
     }
 
+    /// Waits until the child has done its plan up to `park`. Another one may be sent then.
+    pub(crate) fn wait_parked(
+        &mut self,
+        plan: &Plan,
+        deadline: Deadline,
+        cancel: Option<&Cancel>,
+    ) -> Result<()> {
+        while !self.parked && self.failure.is_none() {
+            match self.next(plan)? {
+                Next::Message => {}
+                Next::Nothing => wait_for(self.sock.as_fd(), Readiness::Readable, deadline, cancel, WAIT)?,
+                Next::End => return Err(self.died()),
+            }
+        }
+        match self.failure.take() {
+            Some(failure) => Err(failure),
+            None => {
+                // It has memory of its own by now.
+                if let Some(lent) = self.lent.take() {
+                    lent.take_back();
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether the child is still there.
+    pub(crate) fn is_alive(&self) -> bool {
+        self.child.as_ref().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
+    }
+
     /// Waits until the program runs.
     pub(crate) fn wait_exec(
         mut self,
@@ -212,6 +246,7 @@ impl Started {
         };
         match (record.kind, fds.next()) {
             (abi::MARKER, _) => self.marker = true,
+            (abi::PARKED, _) => self.parked = true,
             (abi::LISTENER, Some(fd)) => self.listener = Some(fd),
             (abi::SIBLING, Some(fd)) => {
                 let pid = i32::try_from(record.value).ok().and_then(Pid::from_raw);

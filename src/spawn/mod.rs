@@ -12,6 +12,7 @@ mod launch;
 mod plan;
 mod report;
 pub(crate) mod restrictions;
+mod spawner;
 
 pub(crate) use builder::{CapMasks, FsConfig, MaskFrom, Mount, Tolerate};
 pub(crate) use child::{Child, Readiness, wait_for};
@@ -19,6 +20,7 @@ pub use fault::Fault;
 pub(crate) use guests::Guests;
 pub(crate) use launch::{Running, Spec, Stage2, Started, Strategy, launch};
 pub(crate) use plan::{Fd, Plan};
+pub(crate) use spawner::Spawner;
 
 #[cfg(test)]
 mod tests;

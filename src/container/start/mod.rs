@@ -16,6 +16,7 @@
 
 mod descriptors;
 mod host;
+mod park;
 mod plan;
 mod root;
 #[cfg(test)]
@@ -101,7 +102,7 @@ impl Request<'_> {
             ambient: self.ambient(),
             own_memory_first: self.wants_own_memory(),
         };
-        let mut started = launch(&spec)?;
+        let mut started = self.launch(&spec, &plan)?;
         let settled = self.settle(&started, &fds);
         let (userns, skipped) = started.or_its_own(&plan, settled)?;
         let made = fds.make(userns.as_ref().map(AsFd::as_fd))?;
@@ -140,6 +141,14 @@ impl Request<'_> {
         let gone_on = started.go(&borrow(&made));
         started.or_its_own(&plan, gone_on)?;
         self.finish(started, &plan, skipped)
+    }
+
+    /// Makes the child, from the spawner thread where there is one and the plan opens nothing of the host by path.
+    fn launch(&self, spec: &Spec<'_>, plan: &Plan) -> Result<Started> {
+        match self.host.spawner() {
+            Some(spawner) if !plan.opens_host_paths() => spawner.launch(spec),
+            _ => launch(spec),
+        }
     }
 
     /// The plan where all namespaces are new or the host's; the descriptors come with it.
@@ -193,11 +202,7 @@ impl Request<'_> {
         let root = self.root(fds)?;
         let mounts = self.own_mounts(fds)?;
         let streams = streams.hand_over(|fd| fds.ready(fd))?;
-        let users = match self.users {
-            UserNamespace::Host => Users::Host,
-            _ if self.groups == SetGroups::Allow => Users::Mapped,
-            _ => Users::Single,
-        };
+        let users = self.users_inside();
         let etc = [
             ("resolv.conf", &self.config.resolv_conf),
             ("hosts", &self.config.hosts),
@@ -217,6 +222,14 @@ impl Request<'_> {
             tail: self.tail(users)?,
             cgroup2: self.host.has_cgroup2(),
         })
+    }
+
+    fn users_inside(&self) -> Users {
+        match self.users {
+            UserNamespace::Host => Users::Host,
+            _ if self.groups == SetGroups::Allow => Users::Mapped,
+            _ => Users::Single,
+        }
     }
 
     fn assemble(&self, plan: &mut Plan, parts: &Parts) {
@@ -283,10 +296,20 @@ impl Request<'_> {
 
     /// What the host does to the child while it waits. Gives the user namespace where a tree wants its map.
     fn settle(&self, started: &Started, fds: &Descriptors) -> Result<(Option<OwnedFd>, Vec<Skipped>)> {
+        let userns = self.map_users(started, fds)?;
+        Ok((userns, self.limit(started)?))
+    }
+
+    /// Writes the id maps. Gives the user namespace where a tree wants its map.
+    fn map_users(&self, started: &Started, fds: &Descriptors) -> Result<Option<OwnedFd>> {
+        let UserNamespace::New(map) = self.users else { return Ok(None) };
+        idmap::write(started.child()?.id(), map, self.groups)?;
+        fds.need_user_namespace().then(|| started.user_namespace()).transpose()
+    }
+
+    /// Sets the limits that the host sets.
+    fn limit(&self, started: &Started) -> Result<Vec<Skipped>> {
         let child = started.child()?;
-        if let UserNamespace::New(map) = self.users {
-            idmap::write(child.id(), map, self.groups)?;
-        }
         if !self.sets_own_rlimits() {
             for (resource, limit) in &self.config.rlimits {
                 set_rlimit(child.pid(), *resource, *limit)?;
@@ -298,16 +321,10 @@ impl Request<'_> {
             let path = format!("/proc/{}/oom_score_adj", child.id());
             write_proc(OOM_SCORE, &path, &value.get().to_string()).map_err(explain_oom_score)?;
         }
-        let skipped = match self.cgroup {
-            Some(cgroup) if self.has_limits() => cgroup.apply(&self.config.limits, self.config.enforce)?,
-            _ => Vec::new(),
-        };
-        let userns = if fds.need_user_namespace() && self.has_new_users() {
-            Some(started.user_namespace()?)
-        } else {
-            None
-        };
-        Ok((userns, skipped))
+        match self.cgroup {
+            Some(cgroup) if self.has_limits() => cgroup.apply(&self.config.limits, self.config.enforce),
+            _ => Ok(Vec::new()),
+        }
     }
 
     /// The capabilities that stage-2 needs and that executing it would take away: in a new user namespace no id is

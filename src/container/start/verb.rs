@@ -10,6 +10,7 @@ use crate::container::config::CgroupConfig;
 use crate::container::handle::{Container, Run};
 use crate::container::live::{Live, remove_cgroup};
 use crate::container::load::identity;
+use crate::container::pool::Sandbox;
 use crate::container::{ContainerConfig, streams};
 use crate::error::{Error, ErrorKind, Result};
 use crate::instance::{Pipes, StartOptions};
@@ -79,7 +80,11 @@ impl Container {
         let guests = self.guests(&config)?;
         let upper = self.upper_dir(&config)?;
         // Nothing may fail between this and the start, which removes it on failure.
-        let cgroup = self.make_cgroup(&config)?;
+        let sandbox = self.sandbox().take().filter(Sandbox::is_alive);
+        let (parked, cgroup) = match sandbox {
+            Some(mut sandbox) => (sandbox.started.take(), sandbox.cgroup.take()),
+            None => (None, self.make_cgroup(&config)?),
+        };
         let request = Request {
             host: &inner.host,
             config: &config,
@@ -99,8 +104,11 @@ impl Container {
             cancel: options.cancel,
             fault: options.fault,
         };
-        let started = start(request, sources).map_err(|e| inner.host.explain_denied(e));
-        let up = started.and_then(|mut up| {
+        let up = match parked {
+            Some(parked) => request.unpark(parked, sources),
+            None => start(request, sources),
+        };
+        let up = up.map_err(|e| inner.host.explain_denied(e)).and_then(|mut up| {
             pipes.seccomp_listener = up.running.listener.take();
             self.record_run(&config, up, cgroup.as_ref(), &guests)
         });
