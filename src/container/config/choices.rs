@@ -52,7 +52,7 @@ pub enum IdMapConfig {
     ///   container is given with `Explicit` is its own, and may leave the user himself out.
     /// * Everybody else, and root of a user namespace that has no 65,536 ids to give away: as `SingleUser`.
     ///
-    /// [`info`](super::Container::info) tells which it was. In a joined user namespace, that one's.
+    /// [`info`](crate::Container::info) tells which it was. In a joined user namespace, that one's.
     #[default]
     Auto,
     /// This map. From an ordinary user `newuidmap(1)` and `newgidmap(1)` take it if all its ids are his own or
