@@ -1,5 +1,6 @@
 //! Changing the owners of a tree on disk, there and back.
 
+mod again;
 mod rig;
 
 use std::collections::BTreeMap;
@@ -9,7 +10,7 @@ use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, lchown, symlink};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio as StdStdio};
 
 use rig::{Rig, sh};
 use rustix::fs::{Mode, OFlags, XattrFlags};
@@ -229,6 +230,47 @@ fn it_goes_on_after_an_end_at_any_entry() {
         shift_tree(dir.path(), &shifted, &plain).unwrap();
         assert_eq!(tree(dir.path()), before, "{end}");
     }
+}
+
+#[test]
+fn it_goes_on_after_a_kill_at_any_moment() {
+    const NAME: &str = "it_goes_on_after_a_kill_at_any_moment";
+    let (plain, shifted) = (plain(), shifted());
+    if again::role().is_some() {
+        let dir = std::env::var_os("DIR").unwrap();
+        loop {
+            shift_tree(&dir, &plain, &shifted).unwrap();
+            shift_tree(&dir, &shifted, &plain).unwrap();
+        }
+    }
+    let _serial = support::serial();
+    support::require_root!();
+    let dir = sample();
+    let before = tree(dir.path());
+    let after = moved(&before);
+    let mut half = 0;
+    for n in 0..40 {
+        let child =
+            again::command(&[], NAME, "shift").env("DIR", dir.path()).stdout(StdStdio::null()).spawn();
+        let mut child = child.unwrap();
+        // Some moment, once it is at work.
+        let begun = fs::metadata(dir.path()).unwrap().ctime_nsec();
+        while fs::metadata(dir.path()).unwrap().ctime_nsec() == begun {
+            assert!(child.try_wait().unwrap().is_none(), "it ended");
+        }
+        std::thread::sleep(std::time::Duration::from_micros(n * 97));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let found = tree(dir.path());
+        half += u32::from(found != before && found != after);
+        if n % 2 == 0 {
+            shift_tree(dir.path(), &plain, &shifted).unwrap();
+            assert_eq!(tree(dir.path()), after);
+        }
+        shift_tree(dir.path(), &shifted, &plain).unwrap();
+        assert_eq!(tree(dir.path()), before);
+    }
+    assert!(half > 0, "it was never killed half-way");
 }
 
 #[test]

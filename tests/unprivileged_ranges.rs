@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use stockade::cgroup::{Cgroup, Hierarchy};
 use stockade::container::{CgroupConfig, Container, ContainerBuilder, ContainerConfig, IdMapConfig};
+use stockade::idmap::shift::shift_tree;
 use stockade::idmap::{IdMap, IdRange};
 use stockade::instance::{ExecOptions, Status, Stdio};
 use stockade::namespaces::{NamespaceKind, NamespaceSource, Target};
@@ -33,10 +34,12 @@ struct Around<'a> {
     become_user: &'a str,
     /// Whether the files give him ids.
     delegated: bool,
+    /// Whether there is a Debian root with the owners that the whole map gives it.
+    debian: bool,
 }
 
 const SETPRIV: &str = "setpriv --reuid 54322 --regid 54322 --clear-groups --inh-caps=-all";
-const WITH_RANGES: Around<'_> = Around { before: "", become_user: SETPRIV, delegated: true };
+const WITH_RANGES: Around<'_> = Around { before: "", become_user: SETPRIV, delegated: true, debian: false };
 
 /// What the test's body gets in the process of its own.
 struct Rig {
@@ -77,6 +80,14 @@ fn with_turn(_turn: &Serial, test: &str, around: Around<'_>, body: impl FnOnce(&
         let root = dir.path().join(name);
         sh_on_host(&format!("cp -r --preserve=mode,links {}/. {}", fixture.display(), root.display()));
         sh_on_host(&format!("chown -hR {owner}:{owner} {}", root.display()));
+    }
+    if around.debian {
+        let (root, fixture) = (dir.path().join("debian"), support::require_fixture!("debian"));
+        sh_on_host(&format!("cp -a {} {}", fixture.display(), root.display()));
+        // The user's own id is one that files have before they are shifted: so by a third range.
+        let third = IdMap::range(FIRST + COUNT, 65_536).unwrap();
+        shift_tree(&root, &IdMap::range(0, 65_536).unwrap(), &third).unwrap();
+        shift_tree(&root, &third, &whole_map()).unwrap();
     }
     let ids = if around.delegated { format!("{UID}:{FIRST}:{COUNT}\n") } else { String::new() };
     fs::write(dir.path().join("subids"), ids).unwrap();
@@ -269,6 +280,40 @@ fn changes_of_many_ids_go_with_the_container() {
             }
             assert!(!rig.dir.join("state/instances/default/x").exists());
             assert!(!rig.dir.join("run/instances/default/x").exists());
+        }
+    });
+}
+
+#[test]
+fn a_distribution_of_the_users() {
+    let around = Around { debian: true, ..WITH_RANGES };
+    as_user("a_distribution_of_the_users", around, |rig| {
+        let layers = Rootfs::overlay([rig.dir.join("debian")]);
+        for (n, rootfs) in
+            [layers.into(), Rootfs::from(Rootfs::dir(rig.dir.join("debian")))].into_iter().enumerate()
+        {
+            let c = rig.run(rig.container("x", rootfs).env("LC_ALL", "C").hosts("127.0.0.1 localhost x\n"));
+            let said = sh(
+                &c,
+                "useradd -m -u 1500 -G tty ann; echo 'ann ALL=(ALL) NOPASSWD: ALL' > /etc/sudoers.d/ann",
+            );
+            assert_eq!(said, "");
+            assert_eq!(sh(&c, "su - ann -c id"), "uid=1500(ann) gid=1500(ann) groups=1500(ann),5(tty)");
+            let ann = || User::new(1500, 1500);
+            assert_eq!(sh_as(&c, ann(), "sudo -n id -un; sudo -n -u nobody id -un"), "root\nnobody");
+            assert!(sh_as(&c, ann(), "cat /etc/shadow").contains("Permission denied"));
+            assert_eq!(
+                sh(&c, "cp /usr/bin/cat /usr/bin/all && setcap cap_dac_read_search+ep /usr/bin/all"),
+                ""
+            );
+            assert_eq!(sh_as(&c, ann(), "all /etc/shadow | head -c 5"), "root:");
+            assert_eq!(
+                sh(&c, "dpkg --audit; stat -c %U:%G /home/ann /var/mail /etc/shadow"),
+                "ann:ann\nroot:mail\nroot:shadow"
+            );
+            let changed = ["state/instances/default/x/rootfs/upper", "debian"][n];
+            assert_eq!(fs::metadata(rig.dir.join(changed).join("home/ann")).unwrap().uid(), FIRST + 1499);
+            end(c);
         }
     });
 }
@@ -473,7 +518,7 @@ impl Drop for Delegated {
 
 fn in_a_cgroup(test: &str, delegated: bool, extra: &str) {
     let become_user = format!("{SETPRIV}{extra}");
-    let around = Around { before: "", become_user: &become_user, delegated };
+    let around = Around { before: "", become_user: &become_user, delegated, debian: false };
     if again::role().is_some() {
         return as_user(test, around, lives_in_a_cgroup);
     }

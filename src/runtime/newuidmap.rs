@@ -4,15 +4,12 @@
 use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child as Program, Command, Stdio};
-
-use rustix::process::Pid;
+use std::process::{ChildStderr, Command, Stdio};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::idmap::{IdKind, IdMap};
 use crate::op::Deadline;
 use crate::spawn::{Readiness, wait_for};
-use crate::sys::pidfd;
 
 /// Where they may be beside `PATH`, which a service's environment may lack.
 const USUAL: [&str; 6] = ["/usr/bin", "/bin", "/usr/sbin", "/sbin", "/usr/local/bin", "/run/wrappers/bin"];
@@ -78,13 +75,15 @@ fn run(path: &Path, kind: IdKind, pid: u32, map: &IdMap, deadline: Deadline) -> 
     }
     command.env("LC_ALL", "C").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut program = command.spawn().map_err(|e| Error::io(STEP, e).path(path))?;
-    if let Err(e) = ended(&program, deadline) {
-        // It may be gone already; either way it is waited for below.
-        let _ = program.kill();
-        let _ = program.wait();
-        return Err(e.path(path));
-    }
-    let said = program.stderr.take().map(said).unwrap_or_default();
+    let said = match program.stderr.take().map(|pipe| read_to_end(pipe, deadline)).transpose() {
+        Ok(said) => said.unwrap_or_default(),
+        Err(e) => {
+            // It still holds the pipe, so it is there.
+            let _ = program.kill();
+            let _ = program.wait();
+            return Err(e.path(path));
+        }
+    };
     let succeeded = match program.wait() {
         Ok(status) => status.success(),
         // The host ignores SIGCHLD, or something in it reaps every child: the map has the last word.
@@ -100,20 +99,14 @@ fn run(path: &Path, kind: IdKind, pid: u32, map: &IdMap, deadline: Deadline) -> 
     Err(if said.is_empty() { e.detail("it failed without a word") } else { e.detail(said) })
 }
 
-fn ended(program: &Program, deadline: Deadline) -> Result<()> {
-    let pidfd = pidfd::open(Pid::from_child(program));
-    let pidfd = pidfd.map_err(|e| Error::sys("watch the program that writes the id map", e))?;
-    wait_for(pidfd.as_fd(), Readiness::Readable, deadline, None, "wait for the id map to be written")
-}
-
-/// What is in the pipe. Nobody writes to it any more, unless the program left a process behind.
-fn said(mut pipe: std::process::ChildStderr) -> String {
+/// What the program writes, until it has ended. Its number is no way to wait for it: where something else reaps the
+/// host's children it may be another's already.
+fn read_to_end(mut pipe: ChildStderr, deadline: Deadline) -> Result<String> {
     use std::io::Read;
-    let nonblocking = rustix::fs::fcntl_getfl(&pipe)
-        .and_then(|flags| rustix::fs::fcntl_setfl(&pipe, flags | rustix::fs::OFlags::NONBLOCK));
+    wait_for(pipe.as_fd(), Readiness::Closed, deadline, None, "wait for the id map to be written")?;
     let mut buf = [0_u8; 1024];
-    let n = if nonblocking.is_ok() { pipe.read(&mut buf).unwrap_or(0) } else { 0 };
-    String::from_utf8_lossy(&buf[..n]).trim().to_owned()
+    let n = pipe.read(&mut buf).unwrap_or(0);
+    Ok(String::from_utf8_lossy(&buf[..n]).trim().to_owned())
 }
 
 fn is_written(kind: IdKind, pid: u32) -> bool {
