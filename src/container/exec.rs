@@ -25,7 +25,7 @@ use crate::namespaces::{NamespaceKind, NamespaceSource};
 use crate::op::Deadline;
 use crate::process::User;
 use crate::signal::Signal;
-use crate::spawn::{Child, Fd, Guests, Launch, Plan, Spec};
+use crate::spawn::{Child, Fd, Guests, Plan, Spec, launch};
 
 impl Container {
     /// Runs a command beside the first process; see [`Exec::exec`](crate::instance::Exec::exec).
@@ -82,7 +82,7 @@ impl Container {
             settings.env.retain(|(n, _)| *n != name);
             settings.env.push((name, value));
         }
-        let groups = !has_users || host.set_groups() == SetGroups::Allow;
+        let groups = !has_users || host.set_groups() == SetGroups::Allow || may_set_groups(live.child.id());
         let held = if has_users { CapSet::ALL } else { host.permitted() };
         let settings = settings.tail(host, held)?;
 
@@ -134,8 +134,6 @@ impl Container {
             fault.inject(&mut plan);
         }
 
-        let launch = Launch::new()?;
-        launch.send(&plan, &fds)?;
         let spec = Spec {
             strategy: host.strategy(),
             namespaces: 0,
@@ -143,7 +141,10 @@ impl Container {
             ambient: 0,
             own_memory_first: false,
         };
-        let running = launch.clone(&spec)?.wait_exec(&plan, deadline, cancel.as_ref());
+        let mut started = launch(&spec)?;
+        let sent = started.send(&mut plan, &fds);
+        started.or_its_own(&plan, sent)?;
+        let running = started.wait_exec(&plan, deadline, cancel.as_ref());
         let running = running.map_err(|e| explain(e, &live))?;
         let child = Arc::new(running.child);
         live.guests.reap();
@@ -197,6 +198,11 @@ fn exec_caps(of: &Settings, user: Option<&User>, asked: Option<CapabilitySets>) 
         None if user.is_none_or(User::is_root) => of.caps,
         None => CapabilitySets { bounding, ..CapabilitySets::none() },
     }
+}
+
+/// Whether groups can be set in the user namespace of a process (`user_namespaces(7)`).
+fn may_set_groups(pid: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/setgroups")).is_ok_and(|text| text.trim() == "allow")
 }
 
 /// A container that is frozen, or that ends just now, explains most failures.

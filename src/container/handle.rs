@@ -8,13 +8,14 @@ use serde::{Deserialize, Serialize};
 
 use super::config::{ContainerConfig, IdMapConfig};
 use super::live::Live;
+use super::pool::Sandbox;
 use crate::error::{Error, ErrorKind, Result};
 use crate::exit::ExitStatus;
-use crate::idmap::{HostGid, HostUid, IdMap};
+use crate::idmap::IdMap;
 use crate::name::InstanceId;
 use crate::namespaces::{NamespaceKind, NamespaceSource};
 use crate::op::{Action, ActionLock, Undo};
-use crate::runtime::Runtime;
+use crate::runtime::{Ids, Runtime};
 use crate::store::Durability;
 
 /// A container, from [`Runtime::create`] or [`Runtime::container`].
@@ -32,6 +33,8 @@ pub struct Container {
     pub(super) created_at: SystemTime,
     pub(super) lock: ActionLock,
     pub(super) run: Mutex<Run>,
+    /// What a pool made for its first start.
+    sandbox: Mutex<Option<Sandbox>>,
 }
 
 /// What the handle knows of the runs of its container.
@@ -68,7 +71,9 @@ impl Container {
         let inner = runtime.inner();
         let id = config.id.clone();
         let durability = config.durability();
-        let record = ContainerRecord { uuid: new_uuid(), created_at: SystemTime::now(), config };
+        let sandbox = inner.take_sandbox(&config);
+        let uuid = sandbox.as_ref().map_or_else(new_uuid, |s| s.uuid.clone());
+        let record = ContainerRecord { uuid, created_at: SystemTime::now(), config };
         let mut undo = Undo::new();
         inner.store.create_instance(&id, durability, &record)?;
         undo.push("remove the record", || inner.store.remove(&id, durability));
@@ -79,6 +84,10 @@ impl Container {
             return Err(undo.fail(e));
         }
         undo.commit();
+        if let Some(mut sandbox) = sandbox {
+            sandbox.adopt();
+            *container.sandbox() = Some(sandbox);
+        }
         runtime.remember(&id, &container);
         Ok(container)
     }
@@ -92,6 +101,7 @@ impl Container {
             created_at: record.created_at,
             lock: ActionLock::new(),
             run: Mutex::new(run),
+            sandbox: Mutex::new(None),
         }
     }
 
@@ -101,7 +111,7 @@ impl Container {
     }
 
     fn reserve_ids(&self, durability: Durability) -> Result<()> {
-        if !self.has_own_range() {
+        if !self.has_own_range()? {
             return Ok(());
         }
         let ranges = self.runtime.inner().ranges()?;
@@ -113,11 +123,11 @@ impl Container {
     }
 
     /// Whether the runtime gives it 65,536 ids of its own.
-    pub(super) fn has_own_range(&self) -> bool {
+    pub(super) fn has_own_range(&self) -> Result<bool> {
         let config = self.config();
-        config.namespaces.is_new(NamespaceKind::User)
+        Ok(config.namespaces.is_new(NamespaceKind::User)
             && config.idmap == IdMapConfig::Auto
-            && self.runtime.inner().host.can_map_ranges()
+            && *self.runtime.inner().host.id_source()? == Ids::Ranges)
     }
 
     /// The map of its new user namespace; `None` where that is the host's or another instance's.
@@ -127,11 +137,15 @@ impl Container {
             return Ok(None);
         }
         let host = &self.runtime.inner().host;
-        let (uid, gid) = host.ids();
-        let single = || IdMap::single(HostUid::new(uid), HostGid::new(gid)).map(Some);
         match &config.idmap {
-            IdMapConfig::Explicit(map) => Ok(Some(map.clone())),
-            IdMapConfig::Auto if host.can_map_ranges() => {
+            IdMapConfig::Explicit(map) => return Ok(Some(map.clone())),
+            IdMapConfig::SingleUser => return host.single_id_map().map(Some),
+            IdMapConfig::Auto => {}
+        }
+        match host.id_source()? {
+            Ids::Single => host.single_id_map().map(Some),
+            Ids::Delegated(map) => Ok(Some(map.clone())),
+            Ids::Ranges => {
                 let ranges = self.runtime.inner().ranges()?;
                 let map = ranges.get(&self.uuid)?;
                 map.map(Some).ok_or_else(|| {
@@ -140,7 +154,6 @@ impl Container {
                         .hint("delete it and make it anew")
                 })
             }
-            _ => single(),
         }
     }
 
@@ -156,6 +169,10 @@ impl Container {
 
     pub(super) fn run(&self) -> MutexGuard<'_, Run> {
         self.run.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    pub(super) fn sandbox(&self) -> MutexGuard<'_, Option<Sandbox>> {
+        self.sandbox.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     /// Whether it was deleted through this handle.
@@ -188,7 +205,7 @@ impl Container {
 
 /// 128 bits in hexadecimal that no other instance has. They name things and protect nothing, so the standard
 /// library's random keys serve, which cost no system call.
-fn new_uuid() -> String {
+pub(super) fn new_uuid() -> String {
     use std::hash::{BuildHasher, RandomState};
     let half = |n: u64| RandomState::new().hash_one(n);
     format!("{:016x}{:016x}", half(1), half(2))

@@ -2,6 +2,7 @@
 
 mod config;
 mod delete;
+mod erase;
 mod exec;
 mod freeze;
 mod handle;
@@ -9,6 +10,7 @@ mod info;
 mod kill;
 mod live;
 mod load;
+mod pool;
 mod rename;
 mod restart;
 mod start;
@@ -23,3 +25,4 @@ pub use config::{
 };
 pub use exec::{Output, Process};
 pub use handle::Container;
+pub(crate) use pool::{Pool, Sandbox};

@@ -72,6 +72,21 @@ fn source(stdio: Stdio, split: impl FnOnce((OwnedFd, OwnedFd)) -> OwnedFd) -> Re
 }
 
 impl Sources {
+    /// The null device for all three.
+    pub(super) fn null() -> Self {
+        Self([const { Source::Null }; 3])
+    }
+
+    /// For a child that has closed what it inherited: copies of the host's streams in their place.
+    pub(super) fn without_inheritance(mut self) -> Result<Self> {
+        for (n, source) in (0..).zip(&mut self.0) {
+            if matches!(source, Source::Inherit) {
+                *source = Source::Given(crate::sys::fd::duplicate_stream(n)?);
+            }
+        }
+        Ok(self)
+    }
+
     /// Hands the descriptors over to `give`, which says where the child finds them.
     pub(super) fn hand_over(self, mut give: impl FnMut(OwnedFd) -> Result<Fd>) -> Result<[Stream; 3]> {
         let mut streams = [Stream::Null; 3];

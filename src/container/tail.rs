@@ -49,6 +49,8 @@ pub(super) struct Tail {
     /// Whether the host takes the filter's notify descriptor. Otherwise calls that it would be asked about fail
     /// with `ENOSYS`, which is the kernel's answer without a listener.
     pub(super) listens: bool,
+    /// Whether the bounding set has been dropped already.
+    pub(super) bounded: bool,
     /// Limits that the child sets itself.
     pub(super) rlimits: Vec<(Resource, Rlimit)>,
     personality: Personality,
@@ -94,6 +96,7 @@ impl Settings {
             no_new_privs: self.no_new_privs,
             seccomp: filter(&self.seccomp)?,
             listens: false,
+            bounded: false,
             rlimits: Vec::new(),
             personality: self.personality,
         })
@@ -111,6 +114,12 @@ fn filter(config: &SeccompConfig) -> Result<Option<Filter>> {
             Filter::cached(policy).map(Some)
         }
     }
+}
+
+/// Drops capabilities from the bounding set: what costs most of the steps down, and takes nothing from the child
+/// itself before it executes.
+pub(super) fn bound(plan: &mut Plan, t: &Tail) {
+    plan.bounding_set(t.caps.bounding.bits(), t.last_cap);
 }
 
 /// Adds the tail to `plan`.
@@ -166,7 +175,9 @@ fn add_filter(plan: &mut Plan, t: &Tail) {
 
 fn add_privileges(plan: &mut Plan, t: &Tail) {
     let held = |set: CapSet| set.intersection(t.held).bits();
-    plan.bounding_set(t.caps.bounding.bits(), t.last_cap);
+    if !t.bounded {
+        bound(plan, t);
+    }
     if !t.securebits.is_empty() {
         plan.prctl("set secure bits", libc::PR_SET_SECUREBITS, u64::from(t.securebits.bits()));
     }

@@ -1,18 +1,21 @@
 //! The [`Runtime`]: where instances are made, found and listed.
 
 mod builder;
+mod held;
 mod host;
+mod newuidmap;
 mod userns;
 
 use std::collections::HashMap;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::sync::{Arc, Mutex, OnceLock, RwLock, Weak};
 
 pub use builder::{RuntimeBuilder, SpawnStrategy};
-pub(crate) use host::Host;
+pub(crate) use held::HeldUsers;
+pub(crate) use host::{Host, Ids};
 
-use crate::container::Container;
+use crate::container::{Container, ContainerConfig, Pool, Sandbox};
 use crate::error::Result;
 use crate::idmap::RangeAllocator;
 use crate::instance::{Instance, InstanceConfig};
@@ -48,7 +51,9 @@ pub(crate) struct Inner {
     /// Part of the names of this runtime's cgroups, so that those of two runtimes differ.
     pub(crate) tag: String,
     ranges: OnceLock<RangeAllocator>,
+    pub(crate) held: HeldUsers,
     open: Mutex<HashMap<InstanceId, Weak<Container>>>,
+    pools: RwLock<Vec<Pool>>,
 }
 
 impl Runtime {
@@ -114,9 +119,51 @@ impl Runtime {
         Ok(ids.iter().filter_map(|id| self.get(id).ok()).collect())
     }
 
-    /// Ends what the runtime itself has running; instances go on. The last clone that is dropped does the same.
+    /// Keeps `size` sandboxes ready for containers that are like `template` in all but their name, program,
+    /// environment, working directory, streams, limits and seccomp policy: [`create`](Self::create) takes one, and
+    /// the start has only the program left to do. With 0 they are given up.
+    ///
+    /// Makes them before it returns, about 2 ms each. A thread named `stockade-pool` makes new ones for those that are
+    /// taken, until [`close`](Self::close). Each is a waiting process with a cgroup, a range of ids and mounts of its
+    /// own, about 0.4 MB of kernel memory; it holds no descriptor of this process.
+    ///
+    /// ```no_run
+    /// use stockade::{ContainerConfig, Rootfs, Runtime};
+    ///
+    /// let runtime = Runtime::open()?;
+    /// let job = |name: &str| ContainerConfig::builder(name).ephemeral().rootfs(Rootfs::dir("/srv/job")).read_only_root();
+    /// runtime.prewarm(job("template").build()?, 4)?;
+    /// let c = runtime.create(job("job-1").args(["make", "test"]).build()?)?;
+    /// c.start()?;
+    /// # Ok::<(), stockade::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) for a template that joins namespaces, has an overlay, or a
+    /// writable directory as its root; else as a start.
+    pub fn prewarm(&self, template: ContainerConfig, size: usize) -> Result<()> {
+        let pool = if size == 0 { None } else { Some(Pool::open(&self.0, template.clone(), size)?) };
+        let mut pools = self.0.pools.write().unwrap_or_else(|e| e.into_inner());
+        let (old, kept) = std::mem::take(&mut *pools).into_iter().partition(|p: &Pool| p.is_for(&template));
+        *pools = kept;
+        pools.extend(pool);
+        drop(pools);
+        // Outside of the lock: its thread is joined.
+        drop::<Vec<Pool>>(old);
+        Ok(())
+    }
+
+    /// How many sandboxes are ready for a container like this one.
+    pub fn prewarmed(&self, config: &ContainerConfig) -> usize {
+        let pools = self.0.pools.read().unwrap_or_else(|e| e.into_inner());
+        pools.iter().filter(|p| p.is_for(config)).map(Pool::ready).sum()
+    }
+
+    /// Ends what the runtime itself has running: its pools, with their threads and waiting sandboxes. Instances go
+    /// on. When the last clone is dropped the same happens.
     pub fn close(self) {
-        drop(self);
+        let pools = std::mem::take(&mut *self.0.pools.write().unwrap_or_else(|e| e.into_inner()));
+        drop(pools);
     }
 
     pub(crate) fn inner(&self) -> &Inner {
@@ -136,6 +183,12 @@ impl Runtime {
 }
 
 impl Inner {
+    /// A sandbox for a container of this configuration, where a pool has one.
+    pub(crate) fn take_sandbox(&self, config: &ContainerConfig) -> Option<Sandbox> {
+        let pools = self.pools.read().unwrap_or_else(|e| e.into_inner());
+        pools.iter().find_map(|pool| pool.take(config))
+    }
+
     /// The ids that this runtime gives to instances. Opened at the first use: a host that maps none needs none.
     pub(crate) fn ranges(&self) -> Result<&RangeAllocator> {
         if let Some(ranges) = self.ranges.get() {
@@ -143,6 +196,17 @@ impl Inner {
         }
         let opened = RangeAllocator::open(&self.state_dir, &self.run_dir)?;
         Ok(self.ranges.get_or_init(|| opened))
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let pools = self.pools.get_mut().unwrap_or_else(|e| e.into_inner());
+        for uuid in pools.iter_mut().flat_map(Pool::close) {
+            if let Some(ranges) = self.ranges.get() {
+                let _ = ranges.release(&uuid);
+            }
+        }
     }
 }
 

@@ -379,6 +379,15 @@ impl Plan {
         self.on(what, at, code::CREATE_FILE, args);
     }
 
+    /// Ends the plan: the child waits for another one.
+    pub(crate) fn park(&mut self) {
+        self.none("wait for the next plan", code::NEXT_PLAN, [0; 5]);
+    }
+
+    pub(crate) fn close_inherited(&mut self) {
+        self.none("close inherited descriptors", code::CLOSE_INHERITED, [0; 5]);
+    }
+
     pub(crate) fn close_others(&mut self) {
         self.none("close other descriptors", code::CLOSE_OTHERS, [0; 5]);
     }

@@ -9,12 +9,12 @@ use super::child::{Child, Readiness, wait_for};
 use super::interp::abi;
 use super::interp::window::{Copied, Window, execute_stage2, interpret};
 use super::plan::Plan;
-use super::report;
+use super::{report, restrictions};
 use crate::error::{Error, ErrorKind, Result};
 use crate::op::{Cancel, Deadline};
 use crate::sys::clone::{self, CloneArgs, Cloned, Hold, Lent};
 use crate::sys::stack::Stack;
-use crate::sys::{memfd, pidfd, socket};
+use crate::sys::{memfd, pidfd, signal, socket};
 
 static STAGE2: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/stage2"));
 
@@ -43,70 +43,47 @@ pub(crate) struct Spec<'a> {
     pub(crate) own_memory_first: bool,
 }
 
-/// Before the clone: the two ends of the socket.
-#[derive(Debug)]
-pub(crate) struct Launch {
-    ours: OwnedFd,
-    theirs: OwnedFd,
+/// Makes a child, which waits for its plan: what the host prepares meanwhile it prepares while the child comes to
+/// have memory of its own.
+pub(crate) fn launch(spec: &Spec<'_>) -> Result<Started> {
+    let (ours, theirs) = socket::pair().map_err(|e| Error::sys("make the plan's socket", e))?;
+    let theirs = above_stdio(theirs)?;
+    let args = CloneArgs { namespaces: spec.namespaces, cgroup: spec.cgroup };
+    let (cloned, lent) = match spec.strategy {
+        Strategy::Exec(stage2) => {
+            let (cloned, lent) = clone_and_exec(args, theirs.as_fd(), stage2, spec)?;
+            (cloned, Some(lent))
+        }
+        Strategy::Fork => (clone_copy(args, theirs.as_fd())?, None),
+    };
+    Ok(Started {
+        sock: ours,
+        child: Some(Child::new(cloned.pid, cloned.pidfd)),
+        joiner: None,
+        marker: false,
+        parked: false,
+        listener: None,
+        failure: None,
+        lent,
+    })
 }
 
-impl Launch {
-    pub(crate) fn new() -> Result<Self> {
-        let (ours, theirs) = socket::pair().map_err(|e| Error::sys("make the plan's socket", e))?;
-        Ok(Self { ours, theirs: above_stdio(theirs)? })
-    }
+fn clone_and_exec(
+    args: CloneArgs<'_>,
+    sock: BorrowedFd<'_>,
+    stage2: &Stage2,
+    spec: &Spec<'_>,
+) -> Result<(Cloned, Lent<Window>)> {
+    let window = Window::new(stage2.0.as_raw_fd(), sock.as_raw_fd(), spec.ambient);
+    let stack = Stack::take().map_err(|e| Error::sys("map a stack for the child", e))?;
+    let hold = if spec.own_memory_first { Hold::UntilExec } else { Hold::No };
+    clone::share_memory(args, stack, execute_stage2, window, hold).map_err(|e| clone_error(e, &args))
+}
 
-    /// Queues the plan; its descriptors travel with it.
-    pub(crate) fn send(&self, plan: &Plan, fds: &[BorrowedFd<'_>]) -> Result<()> {
-        send_plan(self.ours.as_fd(), plan, fds)
-    }
-
-    /// Queues these bytes in the place of a plan.
-    #[cfg(test)]
-    pub(super) fn send_bytes(&self, bytes: &[u8]) -> Result<()> {
-        socket::send(self.ours.as_fd(), bytes, &[]).map_err(|e| Error::sys("send the plan", e))
-    }
-
-    /// Makes the child. From here on it runs the plan, or waits for it.
-    pub(crate) fn clone(self, spec: &Spec<'_>) -> Result<Started> {
-        let args = CloneArgs { namespaces: spec.namespaces, cgroup: spec.cgroup };
-        let (cloned, lent) = match spec.strategy {
-            Strategy::Exec(stage2) => {
-                let (cloned, lent) = self.clone_and_exec(args, stage2, spec)?;
-                (cloned, Some(lent))
-            }
-            Strategy::Fork => (self.clone_copy(args)?, None),
-        };
-        drop(self.theirs);
-        let child = Child::new(cloned.pid, cloned.pidfd);
-        Ok(Started {
-            sock: self.ours,
-            child: Some(child),
-            joiner: None,
-            marker: false,
-            listener: None,
-            failure: None,
-            lent,
-        })
-    }
-
-    fn clone_and_exec(
-        &self,
-        args: CloneArgs<'_>,
-        stage2: &Stage2,
-        spec: &Spec<'_>,
-    ) -> Result<(Cloned, Lent<Window>)> {
-        let window = Window::new(stage2.0.as_raw_fd(), self.theirs.as_raw_fd(), spec.ambient);
-        let stack = Stack::take().map_err(|e| Error::sys("map a stack for the child", e))?;
-        let hold = if spec.own_memory_first { Hold::UntilExec } else { Hold::No };
-        clone::share_memory(args, stack, execute_stage2, window, hold).map_err(|e| clone_error(e, &args))
-    }
-
-    fn clone_copy(&self, args: CloneArgs<'_>) -> Result<Cloned> {
-        let mut arena = vec![0_u64; abi::MAX_INLINE / 8];
-        let copied = Copied { sock: self.theirs.as_raw_fd(), arena: arena.as_mut_ptr().cast() };
-        clone::copy_memory(args, interpret, &copied).map_err(|e| clone_error(e, &args))
-    }
+fn clone_copy(args: CloneArgs<'_>, sock: BorrowedFd<'_>) -> Result<Cloned> {
+    let mut arena = vec![0_u64; abi::MAX_INLINE / 8];
+    let copied = Copied { sock: sock.as_raw_fd(), arena: arena.as_mut_ptr().cast() };
+    clone::copy_memory(args, interpret, &copied).map_err(|e| clone_error(e, &args))
 }
 
 /// A child that is on its way. Dropping it kills and reaps the child.
@@ -117,6 +94,8 @@ pub(crate) struct Started {
     /// The process that cloned `child`, where that was not us.
     joiner: Option<Child>,
     marker: bool,
+    /// The child has done its plan and waits for the next one.
+    parked: bool,
     listener: Option<OwnedFd>,
     /// What the child told of its failure.
     failure: Option<Error>,
@@ -130,9 +109,16 @@ impl Started {
         self.child.as_ref().ok_or_else(|| Error::new(ErrorKind::Died, "look up the child"))
     }
 
-    /// Sends the plan, where the child waits for it.
-    pub(crate) fn send(&self, plan: &Plan, fds: &[BorrowedFd<'_>]) -> Result<()> {
+    /// Sends the plan, with its descriptors, and with the signals that the program would inherit as ignored.
+    pub(crate) fn send(&self, plan: &mut Plan, fds: &[BorrowedFd<'_>]) -> Result<()> {
+        plan.set_ignored_signals(signal::ignored());
         send_plan(self.sock.as_fd(), plan, fds)
+    }
+
+    /// Sends these bytes in place of a plan.
+    #[cfg(test)]
+    pub(super) fn send_bytes(&self, bytes: &[u8]) -> Result<()> {
+        socket::send(self.sock.as_fd(), bytes, &[]).map_err(|e| Error::sys("send the plan", e))
     }
 
     /// Opens the plan's barrier; descriptors go to its slots.
@@ -177,6 +163,37 @@ impl Started {
         }
         // The sibling may have failed before its maker could tell of it.
         self.failure.take().map_or(Ok(()), Err)
+    }
+
+    /// Waits until the child has done its plan up to `park`. Another one may be sent then.
+    pub(crate) fn wait_parked(
+        &mut self,
+        plan: &Plan,
+        deadline: Deadline,
+        cancel: Option<&Cancel>,
+    ) -> Result<()> {
+        while !self.parked && self.failure.is_none() {
+            match self.next(plan)? {
+                Next::Message => {}
+                Next::Nothing => wait_for(self.sock.as_fd(), Readiness::Readable, deadline, cancel, WAIT)?,
+                Next::End => return Err(self.died()),
+            }
+        }
+        match self.failure.take() {
+            Some(failure) => Err(failure),
+            None => {
+                // It has memory of its own by now.
+                if let Some(lent) = self.lent.take() {
+                    lent.take_back();
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether the child is still there.
+    pub(crate) fn is_alive(&self) -> bool {
+        self.child.as_ref().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
     }
 
     /// Waits until the program runs.
@@ -229,6 +246,7 @@ impl Started {
         };
         match (record.kind, fds.next()) {
             (abi::MARKER, _) => self.marker = true,
+            (abi::PARKED, _) => self.parked = true,
             (abi::LISTENER, Some(fd)) => self.listener = Some(fd),
             (abi::SIBLING, Some(fd)) => {
                 let pid = i32::try_from(record.value).ok().and_then(Pid::from_raw);
@@ -347,14 +365,18 @@ fn clone_error(errno: Errno, args: &CloneArgs<'_>) -> Error {
     const NEWUSER: u64 = libc::CLONE_NEWUSER as u64;
     let user = args.namespaces & NEWUSER != 0;
     let e = Error::sys("clone3", errno);
+    if let (true, Errno::PERM | Errno::NOSPC | Errno::ACCESS, Some(why)) =
+        (user, errno, restrictions::found())
+    {
+        return e.with_kind(ErrorKind::PermissionDenied).hint(why);
+    }
     match errno {
         Errno::NOSPC | Errno::USERS if user => {
             e.hint("a limit in /proc/sys/user/max_*_namespaces is reached or user namespaces nest too deep")
         }
         Errno::PERM if user => e.hint(
-            "user namespaces are restricted here: see /proc/sys/user/max_user_namespaces, \
-             kernel.unprivileged_userns_clone and kernel.apparmor_restrict_unprivileged_userns; \
-             a process in a chroot(2) may not make any",
+            "user namespaces are forbidden here, by a seccomp filter or a security module around this process; \
+             nor may a process in a chroot(2) make any",
         ),
         Errno::PERM => e.hint("new namespaces need CAP_SYS_ADMIN, or a new user namespace beside them"),
         Errno::ACCESS if args.cgroup.is_some() => {

@@ -20,11 +20,15 @@ fn shell(plan: &mut Plan, script: &str) {
     plan.exec(b"sh", &[b"/bin/sh".to_vec()], &argv, &[b"PATH=/bin:/usr/bin".to_vec()]);
 }
 
+/// A child without namespaces.
+fn bare(strategy: Strategy<'_>) -> Spec<'_> {
+    Spec { strategy, namespaces: 0, cgroup: None, ambient: 0, own_memory_first: false }
+}
+
 fn start(strategy: Strategy<'_>, plan: &Plan) -> crate::Result<Running> {
-    let launch = Launch::new()?;
-    launch.send(plan, &[])?;
-    let spec = Spec { strategy, namespaces: 0, cgroup: None, ambient: 0, own_memory_first: false };
-    launch.clone(&spec)?.wait_exec(plan, Deadline::after(DEADLINE), None)
+    let started = launch(&bare(strategy))?;
+    started.send(&mut plan.clone(), &[])?;
+    started.wait_exec(plan, Deadline::after(DEADLINE), None)
 }
 
 fn both(check: impl Fn(Strategy<'_>)) {
@@ -117,8 +121,7 @@ fn a_plan_longer_than_a_message_arrives() {
 fn a_child_that_waits_for_its_plan_is_ended_by_the_deadline_and_by_drop() {
     both(|strategy| {
         let plan = Plan::new(0);
-        let spec = Spec { strategy, namespaces: 0, cgroup: None, ambient: 0, own_memory_first: false };
-        let started = Launch::new().unwrap().clone(&spec).unwrap();
+        let started = launch(&bare(strategy)).unwrap();
         let e = started.wait_exec(&plan, Deadline::after(Duration::from_millis(50)), None).unwrap_err();
         assert_eq!(e.kind(), ErrorKind::Timeout);
         // Ended and reaped: a child of ours would be in this list.
@@ -136,10 +139,8 @@ fn the_sibling_is_our_child_and_the_joiner_is_reaped() {
         plan.dup_to("set output", Fd::Slot(first), 1);
         shell(&mut plan, "echo hello; exit 3");
         let (read, write) = rustix::pipe::pipe().unwrap();
-        let launch = Launch::new().unwrap();
-        launch.send(&plan, &[]).unwrap();
-        let spec = Spec { strategy, namespaces: 0, cgroup: None, ambient: 0, own_memory_first: false };
-        let mut started = launch.clone(&spec).unwrap();
+        let mut started = launch(&bare(strategy)).unwrap();
+        started.send(&mut plan, &[]).unwrap();
         let deadline = Deadline::after(DEADLINE);
         started.wait_sibling(&plan, deadline, None).unwrap();
         started.go(&[write.as_fd()]).unwrap();
@@ -180,10 +181,8 @@ fn a_failure_before_the_hosts_word_is_told_as_it_is() {
         plan.chdir("enter", "/no/such/place");
         plan.barrier(0);
         shell(&mut plan, "true");
-        let launch = Launch::new().unwrap();
-        launch.send(&plan, &[]).unwrap();
-        let spec = Spec { strategy, namespaces: 0, cgroup: None, ambient: 0, own_memory_first: false };
-        let mut started = launch.clone(&spec).unwrap();
+        let mut started = launch(&bare(strategy)).unwrap();
+        started.send(&mut plan, &[]).unwrap();
         if let Err(e) = started.wait_sibling(&plan, Deadline::after(DEADLINE), None) {
             // Its word came before that of its maker.
             assert_eq!((e.step(), e.errno()), ("enter", Some(libc::ENOENT)), "{strategy:?}");

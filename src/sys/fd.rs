@@ -1,6 +1,6 @@
 //! Small file helpers on directory descriptors.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -34,4 +34,16 @@ pub(crate) fn write_at(dir: BorrowedFd<'_>, path: impl Arg + Copy, text: &[u8]) 
     let fd = retry(|| rustix::fs::openat(dir, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()))?;
     let n = retry(|| rustix::io::write(&fd, text))?;
     if n == text.len() { Ok(()) } else { Err(Errno::IO) }
+}
+
+/// A copy of this process's descriptor `n`, close-on-exec and no standard descriptor itself.
+pub(crate) fn duplicate_stream(n: i32) -> crate::Result<OwnedFd> {
+    // SAFETY: the number is only handed to the kernel, which says whether it is open.
+    let fd = unsafe { libc::fcntl(n, libc::F_DUPFD_CLOEXEC, 3) };
+    if fd < 0 {
+        let errno = super::raw::last_errno();
+        return Err(crate::Error::sys("take over a standard stream", errno).object(n.to_string()));
+    }
+    // SAFETY: a new descriptor, owned here and nowhere else.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

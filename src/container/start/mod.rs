@@ -1,17 +1,22 @@
 //! Starting a container: what the host does around the child. The child's part is in [`plan`].
 //!
 //! ```text
-//! own namespaces only            user namespace, limits, oom score   shared namespaces (pods)
-//!   queue the plan                 clone3, child waits                 queue the plan, clone3 plain
-//!   clone3(NEW*, cgroup)           write id maps, limits               child: setns, clone3(NEW*, cgroup)
-//!                                  send the plan, id-mapped trees      write id maps, limits; open the barrier
-//!                          -> wait for the marker and for end of file <-
+//! host                                                    child
+//!   clone3(NEW*, cgroup)                                    executes stage-2, waits for its plan
+//!   write id maps, limits; detach trees, id-mapped ones     .
+//!   send the plan                                           runs it
+//!   wait for the marker and for end of file
+//!
+//! shared namespaces (pods):
+//!   clone3 plain; send the plan                             setns, clone3(NEW*, cgroup), waits at the barrier
+//!   write id maps, limits; open the barrier                 goes on
 //! ```
 //! Host and child go on at the same time after clone3. A limit that can kill, and `oom_score_adj`, would reach the host
 //! through the memory that they share: they are written only once the child has memory of its own.
 
 mod descriptors;
 mod host;
+mod park;
 mod plan;
 mod root;
 #[cfg(test)]
@@ -39,7 +44,7 @@ use crate::process::Resource;
 use crate::rootfs::Rootfs;
 use crate::runtime::Host;
 use crate::spawn::Fault;
-use crate::spawn::{Launch, Plan, Running, Spec, Started, Strategy};
+use crate::spawn::{Plan, Running, Spec, Started, Strategy, launch};
 
 /// Everything that a start needs to know.
 #[derive(Debug)]
@@ -47,6 +52,8 @@ pub(super) struct Request<'a> {
     pub(super) host: &'a Host,
     pub(super) config: &'a ContainerConfig,
     pub(super) users: UserNamespace<'a>,
+    /// Whether supplementary groups can be set in it.
+    pub(super) groups: SetGroups,
     /// Fresh and empty.
     pub(super) cgroup: Option<&'a Cgroup>,
     /// The namespaces to join, in that order.
@@ -68,7 +75,7 @@ pub(super) enum UserNamespace<'a> {
     Host,
     /// A new one with this map.
     New(&'a IdMap),
-    /// One of those to be joined.
+    /// One of those to be joined: another's, or one that the runtime holds.
     Joined,
 }
 
@@ -81,14 +88,13 @@ pub(super) struct Up {
 }
 
 /// Starts the container's first process. On failure nothing of it is left but the cgroup, which is the caller's.
-pub(super) fn start(mut request: Request<'_>, streams: Sources) -> Result<Up> {
-    let joins = std::mem::take(&mut request.joins);
-    if joins.is_empty() { request.start_alone(streams) } else { request.start_joined(streams, joins) }
+pub(super) fn start(request: Request<'_>, streams: Sources) -> Result<Up> {
+    if request.joins.is_empty() { request.start_alone(streams) } else { request.start_joined(streams) }
 }
 
 impl Request<'_> {
     fn start_alone(&self, streams: Sources) -> Result<Up> {
-        let (plan, fds) = self.plan_alone(streams)?;
+        let (mut plan, fds) = self.plan_alone(streams)?;
         let spec = Spec {
             strategy: self.strategy,
             namespaces: self.clone_flags(),
@@ -96,37 +102,28 @@ impl Request<'_> {
             ambient: self.ambient(),
             own_memory_first: self.wants_own_memory(),
         };
-        let launch = Launch::new()?;
-        if self.child_comes_first(&fds) {
-            let mut started = launch.clone(&spec)?;
-            let settled = self.settle(&started, &fds);
-            let (userns, skipped) = started.or_its_own(&plan, settled)?;
-            let made = fds.make(userns.as_ref().map(AsFd::as_fd))?;
-            let sent = started.send(&plan, &borrow(&made));
-            started.or_its_own(&plan, sent)?;
-            self.finish(started, &plan, skipped)
-        } else {
-            let made = fds.make(None)?;
-            launch.send(&plan, &borrow(&made))?;
-            let started = launch.clone(&spec)?;
-            self.finish(started, &plan, Vec::new())
-        }
+        let mut started = self.launch(&spec, &plan)?;
+        let settled = self.settle(&started, &fds);
+        let (userns, skipped) = started.or_its_own(&plan, settled)?;
+        let made = fds.make(userns.as_ref().map(AsFd::as_fd))?;
+        let sent = started.send(&mut plan, &borrow(&made));
+        started.or_its_own(&plan, sent)?;
+        self.finish(started, &plan, skipped)
     }
 
     /// With namespaces of others: stage-2 joins them in a process of its own and clones the container's from there,
     /// so that no process with the host's memory is ever among theirs.
-    fn start_joined(&self, streams: Sources, joins: Vec<Namespace>) -> Result<Up> {
+    fn start_joined(&self, streams: Sources) -> Result<Up> {
+        let joins = &self.joins;
         let joined_users = joins.iter().find(|ns| ns.kind() == NamespaceKind::User);
         let joined_users = joined_users.map(|ns| ns.as_fd().try_clone_to_owned()).transpose().map_err(dup)?;
         let mut first = Vec::with_capacity(joins.len() + 1);
-        for ns in &joins {
+        for ns in joins {
             first.push(ns.as_fd());
         }
         first.extend(self.cgroup.map(AsFd::as_fd));
-        let (plan, fds) = self.plan_joined(streams, &joins)?;
+        let (mut plan, fds) = self.plan_joined(streams, joins)?;
 
-        let launch = Launch::new()?;
-        launch.send(&plan, &first)?;
         let spec = Spec {
             strategy: self.strategy,
             namespaces: 0,
@@ -134,14 +131,24 @@ impl Request<'_> {
             ambient: 0,
             own_memory_first: false,
         };
-        let mut started = launch.clone(&spec)?;
-        started.wait_sibling(&plan, self.deadline, self.cancel.as_ref())?;
+        let mut started = launch(&spec)?;
+        let sent = started.send(&mut plan, &first);
+        started.or_its_own(&plan, sent)?;
+        started.wait_sibling(&plan, self.deadline, self.cancel.as_ref()).map_err(explain_oom_score)?;
         let settled = self.settle(&started, &fds);
         let (userns, skipped) = started.or_its_own(&plan, settled)?;
         let made = fds.make(userns.as_ref().or(joined_users.as_ref()).map(AsFd::as_fd))?;
         let gone_on = started.go(&borrow(&made));
         started.or_its_own(&plan, gone_on)?;
         self.finish(started, &plan, skipped)
+    }
+
+    /// Makes the child, from the spawner thread where there is one and the plan opens nothing of the host by path.
+    fn launch(&self, spec: &Spec<'_>, plan: &Plan) -> Result<Started> {
+        match self.host.spawner() {
+            Some(spawner) if !plan.opens_host_paths() => spawner.launch(spec),
+            _ => launch(spec),
+        }
     }
 
     /// The plan where all namespaces are new or the host's; the descriptors come with it.
@@ -159,6 +166,11 @@ impl Request<'_> {
         let mut fds = Descriptors::from_slot(first);
         let parts = self.parts(&mut fds, streams)?;
         let mut plan = Plan::new(first);
+        // Before it hides itself, which makes its files in proc root's.
+        if let Some(value) = self.config.oom_score_adj {
+            let value = value.get().to_string();
+            plan.write_file(OOM_SCORE, "/proc/self/oom_score_adj", value.as_bytes());
+        }
         plan.prctl("hide this process's memory", libc::PR_SET_DUMPABLE, 0);
         // Where cgroup2 is mounted with `nsdelegate`, as systemd does, nobody inside a cgroup namespace can put a
         // process into a cgroup outside of it: so that one is joined after the clone. Root of a new user namespace
@@ -190,11 +202,7 @@ impl Request<'_> {
         let root = self.root(fds)?;
         let mounts = self.own_mounts(fds)?;
         let streams = streams.hand_over(|fd| fds.ready(fd))?;
-        let users = match self.users {
-            UserNamespace::Host => Users::Host,
-            _ if self.host.set_groups() == SetGroups::Allow => Users::Mapped,
-            _ => Users::Single,
-        };
+        let users = self.users_inside();
         let etc = [
             ("resolv.conf", &self.config.resolv_conf),
             ("hosts", &self.config.hosts),
@@ -214,6 +222,14 @@ impl Request<'_> {
             tail: self.tail(users)?,
             cgroup2: self.host.has_cgroup2(),
         })
+    }
+
+    fn users_inside(&self) -> Users {
+        match self.users {
+            UserNamespace::Host => Users::Host,
+            _ if self.groups == SetGroups::Allow => Users::Mapped,
+            _ => Users::Single,
+        }
     }
 
     fn assemble(&self, plan: &mut Plan, parts: &Parts) {
@@ -250,7 +266,10 @@ impl Request<'_> {
     /// The kinds that clone3 makes. A time namespace with offsets is the child's own business: once a process is
     /// in it, its clocks stand.
     fn clone_flags(&self) -> u64 {
-        let all = self.config.namespaces.clone_flags();
+        let mut all = self.config.namespaces.clone_flags();
+        if !self.has_new_users() {
+            all &= !NamespaceKind::User.clone_flag();
+        }
         if self.config.namespaces.time_offsets.is_zero() {
             all
         } else {
@@ -262,14 +281,6 @@ impl Request<'_> {
     /// sets them.
     fn sets_own_rlimits(&self) -> bool {
         !self.has_user_namespace()
-    }
-
-    /// Whether the child must be there before the plan can be sent.
-    fn child_comes_first(&self, fds: &Descriptors) -> bool {
-        self.has_new_users()
-            || fds.need_user_namespace()
-            || self.config.oom_score_adj.is_some()
-            || self.has_limits()
     }
 
     /// Whether the host does something to the child that would reach all processes of its memory, as long as that is
@@ -285,31 +296,35 @@ impl Request<'_> {
 
     /// What the host does to the child while it waits. Gives the user namespace where a tree wants its map.
     fn settle(&self, started: &Started, fds: &Descriptors) -> Result<(Option<OwnedFd>, Vec<Skipped>)> {
+        let userns = self.map_users(started, fds)?;
+        Ok((userns, self.limit(started)?))
+    }
+
+    /// Writes the id maps. Gives the user namespace where a tree wants its map.
+    fn map_users(&self, started: &Started, fds: &Descriptors) -> Result<Option<OwnedFd>> {
+        let UserNamespace::New(map) = self.users else { return Ok(None) };
+        idmap::write(started.child()?.id(), map, self.groups)?;
+        fds.need_user_namespace().then(|| started.user_namespace()).transpose()
+    }
+
+    /// Sets the limits that the host sets.
+    fn limit(&self, started: &Started) -> Result<Vec<Skipped>> {
         let child = started.child()?;
-        if let UserNamespace::New(map) = self.users {
-            idmap::write(child.id(), map, self.host.set_groups())?;
-        }
         if !self.sets_own_rlimits() {
             for (resource, limit) in &self.config.rlimits {
                 set_rlimit(child.pid(), *resource, *limit)?;
             }
         }
-        if let Some(value) = self.config.oom_score_adj {
+        if let Some(value) = self.config.oom_score_adj
+            && self.joins.is_empty()
+        {
             let path = format!("/proc/{}/oom_score_adj", child.id());
-            write_proc("set oom_score_adj", &path, &value.get().to_string()).map_err(|e| {
-                if e.errno() == Some(libc::EACCES) { e.hint("lowering it needs CAP_SYS_RESOURCE") } else { e }
-            })?;
+            write_proc(OOM_SCORE, &path, &value.get().to_string()).map_err(explain_oom_score)?;
         }
-        let skipped = match self.cgroup {
-            Some(cgroup) if self.has_limits() => cgroup.apply(&self.config.limits, self.config.enforce)?,
-            _ => Vec::new(),
-        };
-        let userns = if fds.need_user_namespace() && self.has_new_users() {
-            Some(started.user_namespace()?)
-        } else {
-            None
-        };
-        Ok((userns, skipped))
+        match self.cgroup {
+            Some(cgroup) if self.has_limits() => cgroup.apply(&self.config.limits, self.config.enforce),
+            _ => Ok(Vec::new()),
+        }
     }
 
     /// The capabilities that stage-2 needs and that executing it would take away: in a new user namespace no id is
@@ -346,6 +361,15 @@ fn borrow(fds: &[OwnedFd]) -> Vec<BorrowedFd<'_>> {
 
 fn dup(e: std::io::Error) -> Error {
     Error::io("duplicate a descriptor", e)
+}
+
+const OOM_SCORE: &str = "set oom_score_adj";
+
+fn explain_oom_score(e: Error) -> Error {
+    if e.step() == OOM_SCORE && e.errno() == Some(libc::EACCES) {
+        return e.hint("lowering it needs CAP_SYS_RESOURCE");
+    }
+    e
 }
 
 fn join_step(kind: NamespaceKind) -> &'static str {

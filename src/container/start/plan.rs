@@ -17,7 +17,7 @@ use rustix::mount::{MountPropagationFlags, OpenTreeFlags};
 
 use super::super::config::{ContainerConfig, Mount as ConfigMount, MountSet, Propagation};
 use super::super::streams::Stream;
-use super::super::tail::{Tail, tail};
+use super::super::tail::{Tail, bound, tail};
 use crate::namespaces::{NamespaceKind, NamespaceSource};
 use crate::rootfs::Rootfs;
 use crate::spawn::{Fd, FsConfig, MaskFrom, Plan, Tolerate};
@@ -104,6 +104,32 @@ pub(super) fn build(plan: &mut Plan, config: &ContainerConfig, parts: &Parts) {
     Builder { plan, config, parts, old_root: None }.build();
 }
 
+/// Adds to `plan` everything that does not depend on the name and the program: the child is parked after it.
+pub(super) fn build_sandbox(plan: &mut Plan, config: &ContainerConfig, parts: &Parts) {
+    plan.close_inherited();
+    let mut builder = Builder { plan, config, parts, old_root: None };
+    builder.identity();
+    builder.below_root();
+    bound(builder.plan, &parts.tail);
+    builder.plan.close_others();
+    builder.plan.park();
+}
+
+/// The rest, for a parked child.
+pub(super) fn build_program(plan: &mut Plan, config: &ContainerConfig, streams: &[Stream; 3], t: &Tail) {
+    names(plan, config);
+    tail(plan, streams, t);
+}
+
+fn names(plan: &mut Plan, config: &ContainerConfig) {
+    if let Some(name) = config.hostname() {
+        plan.set_hostname(name);
+    }
+    if let Some(name) = config.domainname() {
+        plan.set_domainname(name);
+    }
+}
+
 struct Builder<'a> {
     plan: &'a mut Plan,
     config: &'a ContainerConfig,
@@ -115,6 +141,12 @@ struct Builder<'a> {
 impl Builder<'_> {
     fn build(mut self) {
         self.identity();
+        names(self.plan, self.config);
+        self.below_root();
+        tail(self.plan, &self.parts.streams, &self.parts.tail);
+    }
+
+    fn below_root(&mut self) {
         self.root();
         if self.config.base_mounts == MountSet::Standard {
             self.base_mounts();
@@ -134,7 +166,6 @@ impl Builder<'_> {
         self.masks();
         self.read_only();
         self.plan.setsid();
-        tail(self.plan, &self.parts.streams, &self.parts.tail);
     }
 
     fn user_namespace(&self) -> bool {
@@ -161,12 +192,6 @@ impl Builder<'_> {
             self.plan.clear_ambient();
         }
         self.plan.umask(0);
-        if let Some(name) = self.config.hostname() {
-            self.plan.set_hostname(name);
-        }
-        if let Some(name) = self.config.domainname() {
-            self.plan.set_domainname(name);
-        }
         if self.is_new(NamespaceKind::Net) && !self.config.loopback_down {
             self.plan.loopback_up();
         }

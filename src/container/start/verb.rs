@@ -10,6 +10,7 @@ use crate::container::config::CgroupConfig;
 use crate::container::handle::{Container, Run};
 use crate::container::live::{Live, remove_cgroup};
 use crate::container::load::identity;
+use crate::container::pool::Sandbox;
 use crate::container::{ContainerConfig, streams};
 use crate::error::{Error, ErrorKind, Result};
 use crate::instance::{Pipes, StartOptions};
@@ -63,22 +64,37 @@ impl Container {
         if !inner.store.has(&self.id(), config.durability())? {
             return Err(self.gone());
         }
-        let joins = config.namespaces.open_joins(|id, kind| self.namespace_of(id, kind))?;
+        let mut joins = config.namespaces.open_joins(|id, kind| self.namespace_of(id, kind))?;
         let id_map = self.id_map()?;
+        let mut groups = inner.host.set_groups();
+        // First of all: what gives an ordinary user the right to join any other.
+        let held = id_map.as_ref().filter(|map| inner.host.needs_programs(map));
+        let held = held.map(|map| inner.held.get(&inner.host, map, deadline)).transpose()?;
+        let holds_users = held.is_some();
+        if let Some(held) = held {
+            groups = held.set_groups;
+            joins.insert(0, held.namespace);
+        }
         sources.belong_to(&config.user, &config, id_map.as_ref())?;
         let joined_users = joins.iter().any(|ns| ns.kind() == NamespaceKind::User);
         let guests = self.guests(&config)?;
         let upper = self.upper_dir(&config)?;
         // Nothing may fail between this and the start, which removes it on failure.
-        let cgroup = self.make_cgroup(&config)?;
+        let sandbox = self.sandbox().take().filter(Sandbox::is_alive);
+        let (parked, cgroup) = match sandbox {
+            Some(mut sandbox) => (sandbox.started.take(), sandbox.cgroup.take()),
+            None => (None, self.make_cgroup(&config)?),
+        };
         let request = Request {
             host: &inner.host,
             config: &config,
             users: match &id_map {
-                Some(map) => UserNamespace::New(map),
+                Some(map) if !holds_users => UserNamespace::New(map),
+                Some(_) => UserNamespace::Joined,
                 None if joined_users => UserNamespace::Joined,
                 None => UserNamespace::Host,
             },
+            groups,
             cgroup: cgroup.as_ref(),
             joins,
             upper,
@@ -88,7 +104,11 @@ impl Container {
             cancel: options.cancel,
             fault: options.fault,
         };
-        let up = start(request, sources).and_then(|mut up| {
+        let up = match parked {
+            Some(parked) => request.unpark(parked, sources),
+            None => start(request, sources),
+        };
+        let up = up.map_err(|e| inner.host.explain_denied(e)).and_then(|mut up| {
             pipes.seccomp_listener = up.running.listener.take();
             self.record_run(&config, up, cgroup.as_ref(), &guests)
         });

@@ -80,6 +80,9 @@ pub(crate) const SIBLING: u32 = 3;
 /// With the seccomp notify descriptor.
 pub(crate) const LISTENER: u32 = 4;
 
+/// The plan has come to its NEXT_PLAN.
+pub(crate) const PARKED: u32 = 5;
+
 /// What the child says: 32 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
@@ -120,7 +123,7 @@ pub(crate) mod code {
     /// CLONE_NEW* kinds
     pub(crate) const UNSHARE: u16 = 0x0a;
     pub(crate) const SETSID: u16 = 0x0b;
-    /// Default dispositions, empty mask.
+    /// the ignored signals: default dispositions, empty mask
     pub(crate) const RESET_SIGNALS: u16 = 0x0c;
     /// resource, soft, hard
     pub(crate) const RLIMIT: u16 = 0x0d;
@@ -139,6 +142,9 @@ pub(crate) mod code {
     pub(crate) const MARKER: u16 = 0x14;
     /// @paths, @argv, @envp: lists of offsets ended by 0
     pub(crate) const EXEC: u16 = 0x15;
+    /// Reports PARKED, waits for another plan for as long as it takes, and runs that. The slots are those of its
+    /// message.
+    pub(crate) const NEXT_PLAN: u16 = 0x17;
     /// errno to fail with, or 0 to end without a word: fault injection in tests
     pub(crate) const FAULT: u16 = 0x16;
 
@@ -196,6 +202,8 @@ pub(crate) mod code {
     pub(crate) const CREATE_FILE: u16 = 0x68;
     /// Closes every descriptor from 3 on but the socket, which closes on exec.
     pub(crate) const CLOSE_OTHERS: u16 = 0x69;
+    /// Closes every descriptor but the socket and those in slots.
+    pub(crate) const CLOSE_INHERITED: u16 = 0x6c;
     /// @path: chdir, and the place must be reachable from the root
     pub(crate) const WORKING_DIR: u16 = 0x6a;
 }

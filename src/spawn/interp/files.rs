@@ -1,8 +1,8 @@
 //! Files, directories and descriptors.
 
-use super::Interp;
 use super::abi::code;
 use super::syscall::{self, AT_FDCWD, nr, sys1, sys3, sys6};
+use super::{Interp, SLOTS};
 
 const O_CLOEXEC: usize = 0o2000000;
 const O_WRONLY: usize = 1;
@@ -30,6 +30,7 @@ impl Interp {
                     self.write(self.at(a), O_WRONLY | O_CREAT_EXCL, d as usize, self.at(b), c as usize)
                 }
                 code::CLOSE_OTHERS => self.close_others(),
+                code::CLOSE_INHERITED => self.close_inherited(),
                 code::WORKING_DIR => working_dir(self.at(a)),
                 _ => -syscall::ENOSYS,
             }
@@ -76,6 +77,33 @@ impl Interp {
                 }
             }
             sys3(nr::CLOSE_RANGE, sock + 1, u32::MAX as usize, 0)
+        }
+    }
+
+    /// Closes the gaps between the descriptors to keep.
+    unsafe fn close_inherited(&self) -> isize {
+        let mut from = 0_i32;
+        loop {
+            // The next one to keep, from `from` on.
+            let mut keep = if self.sock >= from { self.sock } else { i32::MAX };
+            let mut i = 0;
+            while i < SLOTS {
+                let fd = self.slots[i];
+                if fd >= from && fd < keep {
+                    keep = fd;
+                }
+                i += 1;
+            }
+            let to = if keep == i32::MAX { u32::MAX as usize } else { keep as usize };
+            if to == u32::MAX as usize || keep > from {
+                let last = if keep == i32::MAX { to } else { to - 1 };
+                // SAFETY: none of these is used any more.
+                let ret = unsafe { sys3(nr::CLOSE_RANGE, from as usize, last, 0) };
+                if ret < 0 || keep == i32::MAX {
+                    return ret;
+                }
+            }
+            from = keep + 1;
         }
     }
 }

@@ -41,6 +41,9 @@ pub(crate) struct Interp {
     sock: i32,
     /// Descriptors that ops made or that came with a message.
     slots: [i32; SLOTS],
+    /// Where plans are received.
+    arena: *mut u8,
+    arena_len: usize,
     /// How many descriptors came with the last message.
     received: usize,
     /// Offset of the first directory that was masked: later ones are bound from it.
@@ -57,6 +60,8 @@ impl Interp {
             len: 0,
             sock,
             slots: [-1; SLOTS],
+            arena: core::ptr::null_mut(),
+            arena_len: 0,
             received: 0,
             masked_dir: 0,
             pc: 0,
@@ -69,9 +74,18 @@ impl Interp {
     /// `arena` is valid for reads and writes of `len` bytes, 8-byte aligned, and used by nobody else; the calling
     /// process is a child made to run a plan.
     pub(crate) unsafe fn receive_and_run(&mut self, arena: *mut u8, len: usize) -> ! {
+        self.arena = arena;
+        self.arena_len = len;
         // SAFETY: passed on from the caller.
+        unsafe { self.receive_plan_and_run() }
+    }
+
+    /// # Safety
+    /// The arena is set.
+    unsafe fn receive_plan_and_run(&mut self) -> ! {
+        // SAFETY: the arena is as `receive_and_run` was given it.
         unsafe {
-            match self.receive_plan(arena, len) {
+            match self.receive_plan(self.arena, self.arena_len) {
                 0 => {}
                 // Nobody is left to report to.
                 e if e == syscall::EPIPE_CLOSED => exit(abi::EXIT_NO_PLAN),
@@ -79,6 +93,17 @@ impl Interp {
             }
             self.run(0)
         }
+    }
+
+    /// # Safety
+    /// As [`run`](Self::run).
+    unsafe fn next_plan(&mut self) -> ! {
+        self.send_record(&Record::new(abi::PARKED, self.pc, 0, 0), -1);
+        self.slots = [-1; SLOTS];
+        self.masked_dir = 0;
+        self.pc = 0;
+        // SAFETY: the old plan is not needed any more.
+        unsafe { self.receive_plan_and_run() }
     }
 
     /// Runs the plan from op `pc` on.
@@ -132,7 +157,7 @@ impl Interp {
                 code::SETNS => sys3(nr::SETNS, self.fd(a) as usize, b as usize, 0),
                 code::UNSHARE => sys1(nr::UNSHARE, a as usize),
                 code::SETSID => sys0(nr::SETSID),
-                code::RESET_SIGNALS => ops::reset_signals(),
+                code::RESET_SIGNALS => ops::reset_signals(a),
                 code::RLIMIT => ops::rlimit(a as u32, b, c),
                 code::PERSONALITY => sys1(nr::PERSONALITY, a as usize),
                 code::BOUNDING_SET => ops::bounding_set(a, b),
@@ -144,6 +169,7 @@ impl Interp {
                     self.send_record(&Record::new(abi::MARKER, self.pc, 0, 0), -1);
                     0
                 }
+                code::NEXT_PLAN => self.next_plan(),
                 code::EXEC => self.exec(a, b, c),
                 code::FAULT if a != 0 => -(a as isize),
                 code::FAULT => ops::die(),

@@ -3,7 +3,7 @@
 use core::mem::MaybeUninit;
 
 use super::abi::{self, Record};
-use super::syscall::{self, AT_FDCWD, clone3_call, exit, nr, sys1, sys3, sys5, sys6};
+use super::syscall::{self, clone3_call, exit, nr, sys1, sys3, sys5, sys6};
 use super::{Interp, syscall::EACCES};
 
 pub(super) const PR_CAP_AMBIENT: usize = 47;
@@ -57,13 +57,12 @@ pub(super) unsafe fn loopback_up() -> isize {
 }
 
 /// Gives every signal its default disposition and empties the mask. Handlers went with `CLONE_CLEAR_SIGHAND` or
-/// exec; what the host ignores stays ignored through both, so those are looked up and reset.
-pub(super) unsafe fn reset_signals() -> isize {
+/// exec; what the host ignores stays ignored through both.
+pub(super) unsafe fn reset_signals(ignored: u64) -> isize {
     let mask = 0_u64;
+    let default_action = [0_u64; 4];
     // SAFETY: the structures are live and of the sizes given; SIGKILL and SIGSTOP are refused, harmlessly.
     unsafe {
-        let ignored = ignored_signals().unwrap_or(u64::MAX);
-        let default_action = [0_u64; 4];
         let mut signal = 1;
         while signal <= 64 {
             if ignored >> (signal - 1) & 1 != 0 {
@@ -73,48 +72,6 @@ pub(super) unsafe fn reset_signals() -> isize {
         }
         sys6(nr::RT_SIGPROCMASK, 2, &raw const mask as usize, 0, 8, 0, 0)
     }
-}
-
-/// The `SigIgn` line of /proc/self/status: three system calls instead of sixty.
-unsafe fn ignored_signals() -> Option<u64> {
-    const KEY: &[u8] = b"SigIgn:\t";
-    let mut buf = [MaybeUninit::<u8>::uninit(); 2048];
-    // SAFETY: the kernel writes at most the buffer's length, and only bytes that it wrote are read.
-    let text = unsafe {
-        let fd = sys6(nr::OPENAT, AT_FDCWD, c"/proc/self/status".as_ptr() as usize, 0x80000, 0, 0, 0);
-        if fd < 0 {
-            return None;
-        }
-        let n = sys3(nr::READ, fd as usize, buf.as_mut_ptr() as usize, buf.len());
-        sys1(nr::CLOSE, fd as usize);
-        if n <= 0 {
-            return None;
-        }
-        core::slice::from_raw_parts(buf.as_ptr().cast::<u8>(), n as usize)
-    };
-    let mut i = 0;
-    while i + KEY.len() + 16 <= text.len() {
-        let mut same = 0;
-        while same < KEY.len() && text.get(i + same) == KEY.get(same) {
-            same += 1;
-        }
-        if same == KEY.len() {
-            let mut value = 0_u64;
-            let mut k = 0;
-            while k < 16 {
-                let digit = match *text.get(i + same + k)? {
-                    c @ b'0'..=b'9' => c - b'0',
-                    c @ b'a'..=b'f' => c - b'a' + 10,
-                    _ => return None,
-                };
-                value = value << 4 | digit as u64;
-                k += 1;
-            }
-            return Some(value);
-        }
-        i += 1;
-    }
-    None
 }
 
 pub(super) unsafe fn rlimit(resource: u32, soft: u64, hard: u64) -> isize {

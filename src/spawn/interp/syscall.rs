@@ -120,7 +120,6 @@ mod arch {
         pub(crate) const SETNS: usize = 308;
         pub(crate) const SECCOMP: usize = 317;
         pub(crate) const EXECVEAT: usize = 322;
-        pub(crate) const READ: usize = 0;
         pub(crate) const CLONE3: usize = 435;
         new_calls!();
     }
@@ -188,7 +187,6 @@ mod arch {
         pub(crate) const FCHDIR: usize = 50;
         pub(crate) const OPENAT: usize = 56;
         pub(crate) const CLOSE: usize = 57;
-        pub(crate) const READ: usize = 63;
         pub(crate) const WRITE: usize = 64;
         pub(crate) const CAPGET: usize = 90;
         pub(crate) const CAPSET: usize = 91;

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use super::{DEADLINE, Deadline, Duration, ExitStatus, both, shell};
 use crate::seccomp::{Action, Policy, Rule};
 use crate::spawn::interp::abi::{Header, Op};
-use crate::spawn::{self, CapMasks, Fd, Launch, MaskFrom, Mount, Plan, Running, Spec, Tolerate};
+use crate::spawn::{self, CapMasks, Fd, MaskFrom, Mount, Plan, Running, Spec, Tolerate, launch};
 
 const TEXT: &str = "[a-zA-Z0-9/_.-]{1,40}";
 
@@ -187,10 +187,10 @@ fn change() -> impl Strategy<Value = Change> {
 
 /// Sends `bytes` to a new child and waits for what comes of it.
 fn send(strategy: spawn::Strategy<'_>, bytes: &[u8], plan: &Plan) -> crate::Result<Running> {
-    let launch = Launch::new()?;
-    launch.send_bytes(bytes)?;
     let spec = Spec { strategy, namespaces: 0, cgroup: None, ambient: 0, own_memory_first: false };
-    launch.clone(&spec)?.wait_exec(plan, Deadline::after(Duration::from_secs(1)), None)
+    let started = launch(&spec)?;
+    started.send_bytes(bytes)?;
+    started.wait_exec(plan, Deadline::after(Duration::from_secs(1)), None)
 }
 
 /// A plan that would show in the status of its child if it came to the program.
