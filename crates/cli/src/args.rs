@@ -41,6 +41,8 @@ pub(crate) struct Dirs {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Root {
     Dir(PathBuf),
+    /// An archive, to be unpacked for this run.
+    Image(PathBuf),
     Host,
 }
 
@@ -182,17 +184,18 @@ fn run(mut words: Words<impl Iterator<Item = OsString>>) -> Result<Command, Fail
         };
         match option.as_str() {
             "-h" | "--help" => return Ok(Command::Help(help::RUN)),
-            "--rootfs" | "--host" => {
-                let new = if option == "--host" {
-                    words.no_value(&option)?;
-                    Root::Host
-                } else {
-                    Root::Dir(words.value(&option)?.into())
+            "--rootfs" | "--image" | "--host" => {
+                let new = match option.as_str() {
+                    "--rootfs" => Root::Dir(words.value(&option)?.into()),
+                    "--image" => Root::Image(words.value(&option)?.into()),
+                    _ => {
+                        words.no_value(&option)?;
+                        Root::Host
+                    }
                 };
                 if root.replace(new).is_some() {
-                    return Err(
-                        words.usage("there are two root file systems: give one of --rootfs and --host")
-                    );
+                    return Err(words
+                        .usage("there are two root file systems: give one of --rootfs, --image and --host"));
                 }
             }
             "--name" => run.name = Some(words.text(&option)?),
@@ -239,8 +242,9 @@ fn run(mut words: Words<impl Iterator<Item = OsString>>) -> Result<Command, Fail
             }
         }
     };
-    run.root =
-        root.ok_or_else(|| words.usage("there is no root file system: give --rootfs DIR or --host"))?;
+    run.root = root.ok_or_else(|| {
+        words.usage("there is no root file system: give --rootfs DIR, --image FILE or --host")
+    })?;
     run.process.command(first, &mut words)?;
     Ok(Command::Run(Box::new(run)))
 }

@@ -6,6 +6,7 @@
 mod args;
 mod fail;
 mod help;
+mod image;
 mod run;
 mod signals;
 mod value;

@@ -4,18 +4,29 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use stockade::cgroup::{Hierarchy, Limit, Limits};
-use stockade::container::{CgroupConfig, Container, Mount, SeccompConfig};
+use stockade::container::{CgroupConfig, Container, IdMapConfig, Mount, SeccompConfig};
 use stockade::instance::{DeleteMode, DeleteOptions, KillOptions, KillTarget, StartOptions, Stdio};
+use stockade::rootfs::FileIds;
 use stockade::{ContainerConfig, ErrorKind, ExitStatus, Rootfs, Runtime, Signal};
 
 use crate::args::{Dirs, Root, Run};
 use crate::fail::{Fail, OURS};
+use crate::image::{self, Image};
 use crate::signals::Held;
 
 /// Runs the command and says which exit status it had.
 pub(crate) fn run(options: Run) -> Result<u8, Fail> {
     let signals = Held::new()?;
+    let mut options = options;
     let runtime = open(&options.dirs)?;
+    // Removed when this function ends, after the container.
+    let image = match &options.root {
+        Root::Image(file) => Some(Image::unpack(file, &signals)?),
+        _ => None,
+    };
+    if let Some(image) = &image {
+        options.root = Root::Image(image.root());
+    }
     let container = runtime.create(config(options)?)?;
     let ended = see_through(&container, signals);
     let removed = remove(&container);
@@ -71,6 +82,8 @@ fn config(options: Run) -> Result<ContainerConfig, Fail> {
     c = match root {
         Root::Host => c.rootfs(Rootfs::host()),
         Root::Dir(dir) => c.rootfs(Rootfs::dir(absolute("--rootfs", &dir)?)),
+        Root::Image(dir) if image::owners_are_kept() => c.rootfs(Rootfs::dir(dir)),
+        Root::Image(dir) => c.rootfs(Rootfs::dir(dir).ids(FileIds::AsIs)).idmap(IdMapConfig::SingleUser),
     };
     for (name, value) in process.env {
         c = c.env(name, value);

@@ -23,6 +23,18 @@ impl Held {
         Ok(Self(set))
     }
 
+    /// Whether a signal waits that asks for an end.
+    pub(crate) fn end_asked(&self) -> bool {
+        const ENDS: [Number; 4] = [Number::SIGINT, Number::SIGTERM, Number::SIGHUP, Number::SIGQUIT];
+        let status = std::fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
+        let waiting = |field: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(field));
+            line.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok()).unwrap_or(0)
+        };
+        let waiting = waiting("SigPnd:") | waiting("ShdPnd:");
+        ENDS.iter().any(|&number| waiting >> (number as u32 - 1) & 1 == 1)
+    }
+
     /// Gives each signal to `pass` from a thread, and calls `kill` at the second request to end.
     pub(crate) fn pass_on<P, K>(self, pass: P, kill: K) -> Result<Passing, Fail>
     where

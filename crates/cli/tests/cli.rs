@@ -237,7 +237,11 @@ fn a_second_interrupt_kills() {
 #[test]
 fn what_makes_no_sense_is_told_and_nothing_is_made() {
     leaves_nothing(|cli| {
-        complains(&cli.verb("run").arg("true").output().unwrap(), 125, "--rootfs DIR or --host");
+        complains(
+            &cli.verb("run").arg("true").output().unwrap(),
+            125,
+            "--rootfs DIR, --image FILE or --host",
+        );
         complains(&cli.run().output().unwrap(), 125, "which command");
         complains(&cli.output(["--hostt", "true"]), 125, "--hostt");
         complains(&cli.output(["--memory", "lots", "true"]), 125, "`lots`");
@@ -353,4 +357,59 @@ fn the_hosts_files_for_root_and_for_an_ordinary_user() {
 fn open_to_all(dir: &Path) {
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// An archive of the busybox root, and where images are unpacked.
+fn image(cli: &Cli, dir: &Path) -> PathBuf {
+    let archive = dir.join("busybox.tar.gz");
+    let packed =
+        Command::new("tar").arg("-C").arg(&cli.busybox).arg("-czf").arg(&archive).arg(".").status().unwrap();
+    assert!(packed.success());
+    archive
+}
+
+#[test]
+fn an_image_is_unpacked_for_the_run_and_removed() {
+    leaves_nothing(image_runs);
+}
+
+fn image_runs(cli: &Cli) {
+    let dir = tempfile::tempdir().unwrap();
+    let archive = image(cli, dir.path());
+    let tmp = dir.path().join("tmp");
+    std::fs::create_dir(&tmp).unwrap();
+    let run = |options: &[&str]| {
+        let mut command = cli.verb("run");
+        command.env("TMPDIR", &tmp).arg("--image").arg(&archive).args(options);
+        command
+    };
+    let left = || std::fs::read_dir(&tmp).unwrap().count();
+    let script = "stat -c %u:%g /bin/busybox && touch /new && echo made";
+    is(&run(&["sh", "-c", script]).output().unwrap(), 0, "0:0\nmade\n");
+    is(&run(&["--privileged", "sh", "-c", script]).output().unwrap(), 0, "0:0\nmade\n");
+    assert_eq!(left(), 0);
+    complains(&run(&["/no/such"]).output().unwrap(), 127, "/no/such");
+    assert_eq!(left(), 0);
+
+    let bytes = std::fs::read(&archive).unwrap();
+    std::fs::write(&archive, &bytes[..bytes.len() / 2]).unwrap();
+    complains(&run(&["true"]).output().unwrap(), 125, "cut off");
+    let mut none = cli.verb("run");
+    complains(&none.args(["--image", "/no/such.tar", "true"]).output().unwrap(), 125, "/no/such.tar");
+    assert_eq!(left(), 0);
+
+    // An end asked for while the archive is still coming.
+    let fifo = dir.path().join("fifo");
+    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let mut waiting = cli.verb("run");
+    let child = waiting.env("TMPDIR", &tmp).arg("--image").arg(&fifo).arg("true").stderr(Stdio::piped());
+    let child = child.spawn().unwrap();
+    let mut pipe = std::fs::OpenOptions::new().write(true).open(&fifo).unwrap();
+    until(|| left() == 1);
+    send(&child, Signal::TERM);
+    // Refused when the reader has gone.
+    let _ = pipe.write_all(&bytes);
+    drop(pipe);
+    complains(&child.wait_with_output().unwrap(), 125, "the caller ended it");
+    assert_eq!(left(), 0);
 }

@@ -19,6 +19,15 @@ fn refused(words: &[&str]) -> String {
 }
 
 #[test]
+fn there_is_one_root_file_system() {
+    assert_eq!(run_of(&["run", "--image", "a.tar.zst", "sh"]).root, Root::Image("a.tar.zst".into()));
+    assert_eq!(run_of(&["run", "--host", "sh"]).root, Root::Host);
+    assert!(refused(&["run", "--image", "a", "--rootfs", "b", "sh"]).contains("two root file systems"));
+    assert!(refused(&["run", "--image=a", "--host", "sh"]).contains("two root file systems"));
+    assert!(refused(&["run", "sh"]).contains("--image FILE"));
+}
+
+#[test]
 fn a_run_with_everything() {
     let r = run_of(&[
         "run",
