@@ -49,6 +49,8 @@ pub(crate) struct Crashed {
 pub(crate) struct Between {
     file: OwnedFd,
     path: PathBuf,
+    /// This process, once: glibc asks the kernel each time.
+    pid: u32,
     entry: u64,
     token: u64,
     crashed: Vec<Crashed>,
@@ -63,7 +65,8 @@ impl Between {
         let file = retry(|| rustix::fs::openat(dir, FILE, flags, Mode::RUSR | Mode::WUSR))
             .map_err(|e| Error::sys("open the lock of the runtimes", e).path(&path))?;
         let token = RandomState::new().build_hasher().finish().max(1);
-        let mut this = Self { file, path, entry: 0, token, crashed: Vec::new(), first: false };
+        let mut this =
+            Self { file, path, pid: std::process::id(), entry: 0, token, crashed: Vec::new(), first: false };
         this.enter().map_err(|e| {
             let e = Error::sys("join the runtimes on a directory", e).path(&this.path);
             if e.kind() == ErrorKind::Exhausted { e.hint("free space on its file system") } else { e }
@@ -177,7 +180,7 @@ impl Between {
         action: Action,
     ) -> Result<std::result::Result<Range<u64>, Other>> {
         let slot = slot_of(name);
-        let range = slot..slot + code(action, std::process::id());
+        let range = slot..slot + code(action, self.pid);
         let failed = |e| Error::sys("lock the instance", e).path(&self.path);
         if try_lock(self.fd(), &range, Lock::Alone).map_err(failed)? {
             return Ok(Ok(range));
