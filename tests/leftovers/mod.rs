@@ -27,7 +27,8 @@ impl Leftovers {
     /// Notes what is there now.
     pub(crate) fn of(dirs: &PrivateDirs) -> Self {
         let text = fs::read_to_string("/proc/self/cgroup").unwrap();
-        let own = text.lines().find_map(|l| l.strip_prefix("0::")).unwrap_or("/").trim_end_matches('/').to_owned();
+        let own =
+            text.lines().find_map(|l| l.strip_prefix("0::")).unwrap_or("/").trim_end_matches('/').to_owned();
         let (files, state, run) = (dirs.leak_check(), dirs.state().into(), dirs.run().into());
         let mut this = Self { files, state, run, own, cgroups: BTreeSet::new() };
         // Of a test that failed before.
@@ -55,7 +56,10 @@ impl Leftovers {
             let words = String::from_utf8_lossy(&words).replace('\0', " ");
             let cgroup = fs::read_to_string(pid.path().join("cgroup")).unwrap_or_default();
             let here = cgroup.lines().any(|l| format!("{l}/").starts_with(&own));
-            if here && (words.contains(SLEEP) && words.starts_with("sleep") || words.starts_with("stockade-stage2")) {
+            if here
+                && (words.contains(SLEEP) && words.starts_with("sleep")
+                    || words.starts_with("stockade-stage2"))
+            {
                 found.push(format!("{}: {words}", pid.file_name().display()));
             }
         }
@@ -82,7 +86,8 @@ impl Leftovers {
         while !self.processes().is_empty() && Instant::now() < end {
             std::thread::sleep(Duration::from_millis(5));
         }
-        let (processes, cgroups, ids, files) = (self.processes(), self.cgroups(), self.ids(), self.files.left());
+        let (processes, cgroups, ids, files) =
+            (self.processes(), self.cgroups(), self.ids(), self.files.left());
         assert!(processes.is_empty(), "{what}: processes left: {processes:?}");
         assert!(cgroups.is_empty(), "{what}: cgroups left: {cgroups:?}");
         assert!(ids.is_empty(), "{what}: ids left: {ids:?}");
