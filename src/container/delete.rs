@@ -22,7 +22,7 @@ impl Container {
     /// As there.
     pub fn delete_with(&self, options: DeleteOptions) -> Result<()> {
         let deadline = Deadline::from(options.deadline);
-        let done = self.lock.try_begin(Action::Delete).and_then(|guard| {
+        let done = self.begin(Action::Delete).and_then(|guard| {
             self.settle_if_ended()?;
             if matches!(*self.run(), Run::Live(_)) {
                 if options.mode != DeleteMode::Stop {
@@ -55,6 +55,13 @@ impl Container {
         if matches!(*run, Run::Deleted) {
             return Err(self.gone());
         }
+        // Another runtime may have deleted it, and made another one of that name.
+        if let Err(e) = self.check_record() {
+            if e.kind() == ErrorKind::NotFound {
+                *run = Run::Deleted;
+            }
+            return Err(e);
+        }
         self.remove_left_cgroup()?;
         self.erase_changes(deadline)?;
         drop(self.sandbox().take());
@@ -77,6 +84,7 @@ impl Container {
         self.runtime.forget(&id);
         Ok(())
     }
+
     /// A host process that died between a start and its record leaves a cgroup with processes in it, which nobody
     /// else will end.
     fn remove_left_cgroup(&self) -> Result<()> {

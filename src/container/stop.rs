@@ -32,10 +32,12 @@ impl Container {
         let stopped = (|| {
             // A shutdown that waits is overtaken: its first process is about to go.
             let live = self.live()?;
-            if self.lock.current() == Some(Action::Shutdown) {
+            if self.lock.current() == Some(Action::Shutdown) || self.other_action()? == Some(Action::Shutdown)
+            {
                 self.kill_all(&live)?;
             }
-            let _guard = self.lock.begin(Action::Stop, deadline, cancel)?;
+            let name = || self.id().to_string();
+            let _guard = self.lock.begin(Action::Stop, self.between(), &name, deadline, cancel)?;
             self.stop_locked(deadline, cancel)?;
             self.delete_if_ephemeral()
         })();
@@ -96,7 +98,7 @@ impl Container {
     /// As there.
     pub fn shutdown_with(&self, options: ShutdownOptions) -> Result<()> {
         let deadline = Deadline::from(options.deadline);
-        let done = self.lock.try_begin(Action::Shutdown).and_then(|_guard| {
+        let done = self.begin(Action::Shutdown).and_then(|_guard| {
             self.shutdown_locked(options.signal, deadline, options.cancel.as_ref())?;
             self.delete_if_ephemeral()
         });

@@ -98,6 +98,14 @@ pub(super) fn read(state: &StateDir) -> Result<Vec<Entry>> {
     Ok(record.ranges)
 }
 
+/// Removes a new list that a crash kept from taking its place. The caller holds the lock.
+pub(super) fn remove_unfinished(state: &StateDir) -> Result<()> {
+    match rustix::fs::unlinkat(&state.fd, NEW_FILE, rustix::fs::AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(e) => Err(Error::sys("remove an unfinished list of id ranges", e).object(state.name(NEW_FILE))),
+    }
+}
+
 /// Replaces the list, so that either the old or the new one is there after a crash. The caller holds the lock.
 pub(super) fn write(state: &StateDir, ranges: Vec<Entry>) -> Result<()> {
     let fail = |step: &'static str| move |e| Error::sys(step, e).object(state.name(FILE));

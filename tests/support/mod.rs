@@ -30,7 +30,7 @@ mod serial;
 mod skip;
 mod snapshot;
 
-pub use dirs::{PrivateDirs, private_dirs};
+pub use dirs::{PrivateDirs, private_dirs, private_dirs_in_memory};
 pub use fixture::fixture;
 pub use leak::LeakCheck;
 pub use serial::{Serial, serial};
