@@ -77,7 +77,15 @@ impl Container {
         }
         // Last, so that nobody gets ids that files of this container still have.
         if self.has_own_range()? {
-            inner.ranges()?.release(&self.uuid)?;
+            let released = inner.ranges().and_then(|ranges| ranges.release(&self.uuid));
+            if let Err(e) = released {
+                // The container is gone all the same.
+                inner.store.between().leave_untidy();
+                *run = Run::Deleted;
+                drop(run);
+                self.runtime.forget(&id);
+                return Err(e);
+            }
         }
         *run = Run::Deleted;
         drop(run);

@@ -88,7 +88,9 @@ impl Container {
                 Durability::Ephemeral => ranges.allocate_ephemeral(&uuid)?,
             };
             if sandbox.is_none() {
-                undo.push("give back the ids", || ranges.release(&uuid).map(drop));
+                undo.push("give back the ids", || {
+                    ranges.release(&uuid).map(drop).inspect_err(|_| inner.store.between().leave_untidy())
+                });
             }
         }
         if let Err(e) = inner.store.create_instance(&id, durability, &record) {

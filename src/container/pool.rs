@@ -111,9 +111,9 @@ impl Drop for Sandbox {
             let _ = remove_cgroup(&cgroup);
         }
         if let Some(inner) = self.owner.upgrade()
-            && let Ok(ranges) = inner.ranges()
+            && inner.ranges().and_then(|ranges| ranges.release(&self.uuid)).is_err()
         {
-            let _ = ranges.release(&self.uuid);
+            inner.store.between().leave_untidy();
         }
     }
 }

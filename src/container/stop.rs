@@ -75,7 +75,11 @@ impl Container {
     /// too; without a cgroup by the first process, which takes its pid namespace along.
     fn kill_all(&self, live: &Live) -> Result<()> {
         if let Some(cgroup) = &live.cgroup {
-            return cgroup.kill();
+            return match cgroup.kill() {
+                // Another runtime has ended the run and removed it.
+                Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+                done => done,
+            };
         }
         match live.child.signal(Signal::KILL) {
             Err(e) if e.kind() == ErrorKind::InvalidState => Ok(()),

@@ -15,6 +15,7 @@ use std::hash::{BuildHasher, Hasher};
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -55,6 +56,8 @@ pub(crate) struct Between {
     token: u64,
     crashed: Vec<Crashed>,
     first: bool,
+    /// Not all that belongs to nobody is removed.
+    untidy: AtomicBool,
 }
 
 impl Between {
@@ -65,8 +68,16 @@ impl Between {
         let file = retry(|| rustix::fs::openat(dir, FILE, flags, Mode::RUSR | Mode::WUSR))
             .map_err(|e| Error::sys("open the lock of the runtimes", e).path(&path))?;
         let token = RandomState::new().build_hasher().finish().max(1);
-        let mut this =
-            Self { file, path, pid: std::process::id(), entry: 0, token, crashed: Vec::new(), first: false };
+        let mut this = Self {
+            file,
+            path,
+            pid: std::process::id(),
+            entry: 0,
+            token,
+            crashed: Vec::new(),
+            first: false,
+            untidy: AtomicBool::new(false),
+        };
         this.enter().map_err(|e| {
             let e = Error::sys("join the runtimes on a directory", e).path(&this.path);
             if e.kind() == ErrorKind::Exhausted { e.hint("free space on its file system") } else { e }
@@ -173,6 +184,12 @@ impl Between {
         Ok(())
     }
 
+    /// Says that something could not be removed, which no instance accounts for: the next runtime that opens looks for
+    /// it, as after a crash.
+    pub(crate) fn leave_untidy(&self) {
+        self.untidy.store(true, Ordering::Relaxed);
+    }
+
     /// Takes the lock on an instance's name, if no other runtime has it; else says who has.
     pub(crate) fn try_name(
         &self,
@@ -215,6 +232,9 @@ impl Between {
 
 impl Drop for Between {
     fn drop(&mut self) {
+        if self.untidy.load(Ordering::Relaxed) {
+            return;
+        }
         // Where it cannot be cleared, the next one looks around in vain. The lock goes with the file.
         let _ = self.write(self.entry, 0);
     }
@@ -326,6 +346,9 @@ mod tests {
         next.forget_crashed().unwrap();
         assert!(join(&dir).crashed().is_empty());
         assert!(first.is_open(next.token()));
+        next.leave_untidy();
+        drop(next);
+        assert_eq!(join(&dir).crashed().len(), 1, "it closed, but left something");
     }
 
     #[test]

@@ -126,7 +126,9 @@ impl Store {
             .and_then(|()| self.publish(durability, &temp, &place));
         if made.is_err() {
             // The first error is the one to report; the next `open` tries again.
-            let _ = home.remove_temp(&temp);
+            if home.remove_temp(&temp).is_err() {
+                self.between.leave_untidy();
+            }
         }
         made
     }
@@ -237,10 +239,13 @@ impl Store {
         if durability == Durability::Durable {
             self.run.discard(&place)?;
         }
-        if self.home(durability).discard(&place)? {
-            Ok(())
-        } else {
-            Err(not_found("remove the record of an instance", id))
+        match self.home(durability).discard(&place) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(not_found("remove the record of an instance", id)),
+            Err(e) => {
+                self.between.leave_untidy();
+                Err(e)
+            }
         }
     }
 
