@@ -341,11 +341,29 @@ fn a_host_that_reaps_every_child() {
 }
 
 fn edit(path: &Path, change: impl FnOnce(&mut serde_json::Value)) -> String {
-    let mut value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+    let mut value = serde_json::from_str(&text_of(path)).unwrap();
     change(&mut value);
     let text = value.to_string();
-    fs::write(path, &text).unwrap();
+    put(path, &text);
     text
+}
+
+/// A record's text: the target of a link, or a file's.
+fn text_of(path: &Path) -> String {
+    match fs::read_link(path) {
+        Ok(target) => target.to_str().unwrap().to_owned(),
+        Err(_) => fs::read_to_string(path).unwrap(),
+    }
+}
+
+fn put(path: &Path, text: &str) {
+    match fs::read_link(path) {
+        Ok(_) => {
+            fs::remove_file(path).unwrap();
+            std::os::unix::fs::symlink(text, path).unwrap();
+        }
+        Err(_) => fs::write(path, text).unwrap(),
+    }
 }
 
 #[test]
@@ -360,9 +378,9 @@ fn a_record_of_a_process_that_is_gone() {
     ];
     for (n, change) in changes.into_iter().enumerate() {
         let c = rig.run(lasting("x"));
-        let stale = fs::read_to_string(&record).unwrap();
+        let stale = text_of(&record);
         c.stop().unwrap();
-        fs::write(&record, &stale).unwrap();
+        put(&record, &stale);
         edit(&record, change);
         let second = again_in(&rig);
         let d = second.container(&id("x")).unwrap();
@@ -389,7 +407,7 @@ fn records_of_a_newer_version_are_refused_and_left_alone() {
     for path in [&record, &run] {
         let c = rig.run(lasting("x"));
         c.stop().unwrap();
-        let text = fs::read_to_string(path).unwrap();
+        let text = text_of(path);
         let newer = edit(path, |r| {
             r["schema"] = 1000.into();
             r["something"] = "new".into();
@@ -401,11 +419,11 @@ fn records_of_a_newer_version_are_refused_and_left_alone() {
         assert_eq!(second.list().unwrap().len(), 0);
         let taken = second.create(lasting("x").build().unwrap()).unwrap_err();
         assert_eq!(taken.kind(), ErrorKind::AlreadyExists);
-        assert_eq!(fs::read_to_string(path).unwrap(), newer);
+        assert_eq!(text_of(path), newer);
         // Nobody can read this: an error, and no panic.
-        fs::write(path, "{").unwrap();
+        put(path, "{");
         assert_eq!(second.get(&id("x")).unwrap_err().kind(), ErrorKind::Corrupt);
-        fs::write(path, text).unwrap();
+        put(path, &text);
         second.close();
         end(c);
     }

@@ -58,6 +58,13 @@ impl Cgroup {
         }
     }
 
+    /// The names of the child cgroups.
+    pub(crate) fn child_names(&self) -> Result<Vec<String>> {
+        let names = open_dir(self.fd(), ".").and_then(|dir| children(&dir));
+        let names = names.map_err(|e| self.error("list".to_owned(), "", e))?;
+        Ok(names.into_iter().filter_map(|n| n.into_string().ok()).collect())
+    }
+
     /// Whether the name still means this cgroup: it could have been removed and made again by somebody else.
     fn is_at(&self, by_name: &Path) -> Result<bool, Errno> {
         let own = retry(|| rustix::fs::fstat(self))?;

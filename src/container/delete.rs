@@ -22,7 +22,7 @@ impl Container {
     /// As there.
     pub fn delete_with(&self, options: DeleteOptions) -> Result<()> {
         let deadline = Deadline::from(options.deadline);
-        let done = self.lock.try_begin(Action::Delete).and_then(|guard| {
+        let done = self.begin(Action::Delete).and_then(|guard| {
             self.settle_if_ended()?;
             if matches!(*self.run(), Run::Live(_)) {
                 if options.mode != DeleteMode::Stop {
@@ -55,6 +55,13 @@ impl Container {
         if matches!(*run, Run::Deleted) {
             return Err(self.gone());
         }
+        // Another runtime may have deleted it, and made another one of that name.
+        if let Err(e) = self.check_record() {
+            if e.kind() == ErrorKind::NotFound {
+                *run = Run::Deleted;
+            }
+            return Err(e);
+        }
         self.remove_left_cgroup()?;
         self.erase_changes(deadline)?;
         drop(self.sandbox().take());
@@ -70,13 +77,22 @@ impl Container {
         }
         // Last, so that nobody gets ids that files of this container still have.
         if self.has_own_range()? {
-            inner.ranges()?.release(&self.uuid)?;
+            let released = inner.ranges().and_then(|ranges| ranges.release(&self.uuid));
+            if let Err(e) = released {
+                // The container is gone all the same.
+                inner.store.between().leave_untidy();
+                *run = Run::Deleted;
+                drop(run);
+                self.runtime.forget(&id);
+                return Err(e);
+            }
         }
         *run = Run::Deleted;
         drop(run);
         self.runtime.forget(&id);
         Ok(())
     }
+
     /// A host process that died between a start and its record leaves a cgroup with processes in it, which nobody
     /// else will end.
     fn remove_left_cgroup(&self) -> Result<()> {

@@ -60,7 +60,7 @@ impl Container {
     }
 
     fn with_cgroup(&self, action: Action, run: impl FnOnce(&Cgroup) -> Result<()>) -> Result<()> {
-        let done = self.lock.try_begin(action).and_then(|_guard| {
+        let done = self.begin(action).and_then(|_guard| {
             let live = self.live()?;
             let cgroup = live.cgroup.as_ref().ok_or_else(|| {
                 Error::new(ErrorKind::Unsupported, "find the cgroup")

@@ -1,6 +1,7 @@
 //! [`Container`]: the handle, and how it comes to be.
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::time::SystemTime;
 
@@ -14,8 +15,8 @@ use crate::exit::ExitStatus;
 use crate::idmap::IdMap;
 use crate::name::InstanceId;
 use crate::namespaces::{NamespaceKind, NamespaceSource};
-use crate::op::{Action, ActionLock, Undo};
-use crate::runtime::{Ids, Runtime};
+use crate::op::{Action, ActionGuard, ActionLock, Between, Undo};
+use crate::runtime::{Ids, Inner, Runtime};
 use crate::store::Durability;
 
 /// A container, from [`Runtime::create`] or [`Runtime::container`].
@@ -33,6 +34,8 @@ pub struct Container {
     pub(super) created_at: SystemTime,
     pub(super) lock: ActionLock,
     pub(super) run: Mutex<Run>,
+    /// Nobody else can know of it yet, or can have run it unseen: it was made by this handle and not started since.
+    pub(super) fresh: AtomicBool,
     /// What a pool made for its first start.
     sandbox: Mutex<Option<Sandbox>>,
 }
@@ -72,18 +75,31 @@ impl Container {
         let id = config.id.clone();
         let durability = config.durability();
         let sandbox = inner.take_sandbox(&config);
-        let uuid = sandbox.as_ref().map_or_else(new_uuid, |s| s.uuid.clone());
-        let record = ContainerRecord { uuid, created_at: SystemTime::now(), config };
+        let uuid = sandbox.as_ref().map_or_else(|| new_uuid(inner), |s| s.uuid.clone());
+        let record = ContainerRecord { uuid: uuid.clone(), created_at: SystemTime::now(), config };
         let mut undo = Undo::new();
-        inner.store.create_instance(&id, durability, &record)?;
-        undo.push("remove the record", || inner.store.remove(&id, durability));
-        let container = Arc::new(Self::new(runtime.clone(), id.clone(), record, Run::Never));
         // The ids are reserved now, so that what is put into the root file system before the start can belong to
-        // them; without any left there is no instance.
-        if let Err(e) = container.reserve_ids(durability) {
+        // them; without any left there is no instance. And before the record: a crash between the two leaves ids
+        // without an instance, which are found and given back, and no instance that lacks something.
+        if has_own_range(inner, &record.config)? {
+            let ranges = inner.ranges()?;
+            match durability {
+                Durability::Durable => ranges.allocate(&uuid)?,
+                Durability::Ephemeral => ranges.allocate_ephemeral(&uuid)?,
+            };
+            if sandbox.is_none() {
+                undo.push("give back the ids", || {
+                    ranges.release(&uuid).map(drop).inspect_err(|_| inner.store.between().leave_untidy())
+                });
+            }
+        }
+        if let Err(e) = inner.store.create_instance(&id, durability, &record) {
             return Err(undo.fail(e));
         }
         undo.commit();
+        let container = Self::new(runtime.clone(), id.clone(), record, Run::Never);
+        container.fresh.store(true, Ordering::Relaxed);
+        let container = Arc::new(container);
         if let Some(mut sandbox) = sandbox {
             sandbox.adopt();
             *container.sandbox() = Some(sandbox);
@@ -101,6 +117,7 @@ impl Container {
             created_at: record.created_at,
             lock: ActionLock::new(),
             run: Mutex::new(run),
+            fresh: AtomicBool::new(false),
             sandbox: Mutex::new(None),
         }
     }
@@ -110,24 +127,9 @@ impl Container {
         ContainerRecord { uuid: self.uuid.clone(), created_at: self.created_at, config }
     }
 
-    fn reserve_ids(&self, durability: Durability) -> Result<()> {
-        if !self.has_own_range()? {
-            return Ok(());
-        }
-        let ranges = self.runtime.inner().ranges()?;
-        match durability {
-            Durability::Durable => ranges.allocate(&self.uuid)?,
-            Durability::Ephemeral => ranges.allocate_ephemeral(&self.uuid)?,
-        };
-        Ok(())
-    }
-
     /// Whether the runtime gives it 65,536 ids of its own.
     pub(super) fn has_own_range(&self) -> Result<bool> {
-        let config = self.config();
-        Ok(config.namespaces.is_new(NamespaceKind::User)
-            && config.idmap == IdMapConfig::Auto
-            && *self.runtime.inner().host.id_source()? == Ids::Ranges)
+        has_own_range(self.runtime.inner(), &self.config())
     }
 
     /// The map of its new user namespace; `None` where that is the host's or another instance's.
@@ -193,6 +195,20 @@ impl Container {
         }
     }
 
+    pub(super) fn between(&self) -> &Arc<Between> {
+        self.runtime.inner().store.between()
+    }
+
+    /// Begins an action, unless another one runs, in whatever runtime.
+    pub(super) fn begin(&self, action: Action) -> Result<ActionGuard> {
+        self.lock.try_begin(action, self.between(), &|| self.id().to_string())
+    }
+
+    /// What another runtime does to the container just now.
+    pub(super) fn other_action(&self) -> Result<Option<Action>> {
+        Ok(self.between().holder_of(&self.id().to_string())?.and_then(|other| other.action))
+    }
+
     pub(super) fn gone(&self) -> Error {
         Error::new(ErrorKind::NotFound, "find the container").detail("it was deleted")
     }
@@ -203,12 +219,18 @@ impl Container {
     }
 }
 
-/// 128 bits in hexadecimal that no other instance has. They name things and protect nothing, so the standard
-/// library's random keys serve, which cost no system call.
-pub(super) fn new_uuid() -> String {
+/// 128 bits in hexadecimal that no other instance has, the first half being the token of the runtime that makes it. They
+/// name things and protect nothing, so the standard library's random keys serve, which cost no system call.
+pub(super) fn new_uuid(inner: &Inner) -> String {
     use std::hash::{BuildHasher, RandomState};
-    let half = |n: u64| RandomState::new().hash_one(n);
-    format!("{:016x}{:016x}", half(1), half(2))
+    format!("{:016x}{:016x}", inner.store.between().token(), RandomState::new().hash_one(1))
+}
+
+/// Whether the runtime gives a container of this configuration 65,536 ids of its own.
+fn has_own_range(inner: &Inner, config: &ContainerConfig) -> Result<bool> {
+    Ok(config.namespaces.is_new(NamespaceKind::User)
+        && config.idmap == IdMapConfig::Auto
+        && *inner.host.id_source()? == Ids::Ranges)
 }
 
 impl fmt::Debug for Container {

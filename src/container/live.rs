@@ -9,7 +9,7 @@ use crate::cgroup::Cgroup;
 use crate::error::{Error, ErrorKind, Result};
 use crate::exit::ExitStatus;
 use crate::idmap::IdMap;
-use crate::op::{Cancel, Deadline};
+use crate::op::{ActionGuard, Cancel, Deadline};
 use crate::spawn::{Child, Guests};
 use crate::store::RunRecord;
 
@@ -63,8 +63,8 @@ impl Container {
             }
             Run::Live(_) | Run::Deleted => true,
         };
-        if !known {
-            *run = self.find_run(record)?;
+        if !known && let Some(found) = self.find_run(record)? {
+            *run = found;
         }
         Ok(())
     }
@@ -83,45 +83,67 @@ impl Container {
 
     /// Removes what belonged to a run that has ended with `exit`. Of several callers one does it.
     fn settle(&self, live: &Arc<Live>, exit: ExitStatus) -> Result<()> {
+        // The end of an ephemeral container is not written down: nothing of it can get in another runtime's way.
+        let ephemeral = self.config().ephemeral;
+        let guard = if ephemeral { Ok(None) } else { self.begin_settling() };
         let mut run = self.run();
         match &*run {
             Run::Live(current) if Arc::ptr_eq(current, live) => {}
             _ => return Ok(()),
         }
+        let ended = Run::Ended { exit, started_at: live.started_at };
+        match &guard {
+            Err(e) if e.kind() == ErrorKind::Timeout => {
+                // Another runtime is at work on the container, and removes the rest.
+                *run = ended;
+                return Ok(());
+            }
+            _ => {}
+        }
+        let _guard = guard?;
         let store = &self.runtime.inner().store;
-        if let Ok(Some(record)) = store.load_run(&self.id())
-            && !record.is_same_run(&live.record)
-        {
-            // Another runtime has seen this end and started it anew: the cgroup and the record are the new run's.
-            *run = self.find_run(record)?;
-            return Ok(());
+        let mut written = false;
+        if let Ok(Some(record)) = store.load_run(&self.id()) {
+            written = record.exit.is_some();
+            if !record.is_same_run(&live.record) {
+                // Another runtime has seen this end and started it anew: the cgroup and the record are the new run's.
+                *run = self.find_run(record)?.unwrap_or(ended);
+                return Ok(());
+            }
         }
         if let Some(cgroup) = &live.cgroup {
             remove_cgroup(cgroup)?;
         }
-        let config = self.config();
-        // An ephemeral container is about to be deleted; another process that looks before finds it ended, with
-        // status unknown.
-        if !config.ephemeral {
-            let record = RunRecord { exit: Some(exit), ..live.record.clone() };
-            match store.save_run(&self.id(), config.durability(), &record) {
-                Ok(()) => {}
-                // Deleted behind our back: there is nobody to remember it for.
-                Err(e) if e.kind() == ErrorKind::NotFound => {}
-                // A full disk must not keep it from ending, or from being deleted. Another process that asks later
-                // gets an unknown status.
-                Err(e) if e.kind() == ErrorKind::Exhausted => {}
-                Err(e) => return Err(e),
-            }
+        // Another process that looks for an ephemeral one before it is deleted finds it ended, with status unknown.
+        if !ephemeral && !written {
+            self.write_end(RunRecord { exit: Some(exit), ..live.record.clone() })?;
         }
-        *run = Run::Ended { exit, started_at: live.started_at };
+        *run = ended;
         Ok(())
+    }
+
+    /// Keeps other runtimes from acting on the container while its end is written down.
+    pub(super) fn begin_settling(&self) -> Result<Option<ActionGuard>> {
+        self.lock.settle(self.between(), &|| self.id().to_string())
+    }
+
+    /// Writes how a run has ended.
+    pub(super) fn write_end(&self, record: RunRecord) -> Result<()> {
+        let store = &self.runtime.inner().store;
+        match store.save_run(&self.id(), self.config().durability(), &record) {
+            // Deleted behind our back: there is nobody to remember it for.
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+            // A full disk must not keep it from ending, or from being deleted. Another process that asks later gets
+            // an unknown status.
+            Err(e) if e.kind() == ErrorKind::Exhausted => Ok(()),
+            done => done,
+        }
     }
 }
 
 /// Removes the cgroup of a run whose first process is gone. With a pid namespace of its own nothing is left in it;
 /// in a shared one what is left is ended here.
-pub(super) fn remove_cgroup(cgroup: &Cgroup) -> Result<()> {
+pub(crate) fn remove_cgroup(cgroup: &Cgroup) -> Result<()> {
     let end = Deadline::after(SETTLE).instant();
     let gone = |removed: Result<()>| match removed {
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),

@@ -1,8 +1,11 @@
 //! Finding a container again: from its records, and among the processes of the machine.
 
-use rustix::process::Pid;
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::process::Pid;
 
 use super::handle::{Container, ContainerRecord, Run};
 use super::live::Live;
@@ -11,10 +14,22 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::exit::ExitStatus;
 use crate::idmap::{IdKind, IdMap};
 use crate::name::InstanceId;
+use crate::op::Action;
 use crate::runtime::Runtime;
 use crate::spawn::Child;
 use crate::store::{RunRecord, Stored, boot_id};
 use crate::sys::pidfd;
+
+/// How long a start may go on whose host has died: all that it waits for is the kernel.
+const START: Duration = Duration::from_secs(10);
+
+/// What belongs to a container.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) uuid: String,
+    /// Of its run.
+    pub(crate) cgroup: Option<PathBuf>,
+}
 
 impl Container {
     /// The handle of a container that has a record.
@@ -32,41 +47,84 @@ impl Container {
         record.config = record.config.with_id(id.clone());
         let container = Self::new(runtime, id.clone(), record, Run::Never);
         let run = match run_record {
-            Some(run) => container.find_run(run)?,
+            Some(run) => container.find_run(run)?.unwrap_or(Run::Never),
             None => Run::Never,
         };
         *container.run() = run;
         Ok(container)
     }
 
-    /// What a run record stands for now.
-    pub(super) fn find_run(&self, record: RunRecord) -> Result<Run> {
+    /// What a container has, for who looks for what nobody has. Ends what is left of a run that has ended.
+    pub(crate) fn peek(runtime: &Runtime, id: &InstanceId) -> Result<Found> {
+        let container = Self::load(runtime.clone(), id)?;
+        let mut config = (*container.config()).clone();
+        config.kill_on_drop = false;
+        *container.config.write().unwrap_or_else(|e| e.into_inner()) = Arc::new(config);
+        let cgroup = match &*container.run() {
+            Run::Live(live) => live.record.cgroup_path.clone().map(PathBuf::from),
+            _ => None,
+        };
+        Ok(Found { uuid: container.uuid.clone(), cgroup })
+    }
+
+    /// What a run record stands for now; `None` where its start has not come to an end yet.
+    pub(super) fn find_run(&self, record: RunRecord) -> Result<Option<Run>> {
         if record.boot_id != boot_id()? {
-            return Ok(Run::Never);
+            return Ok(Some(Run::Never));
         }
         let started_at = record.started_at;
         if let Some(exit) = record.exit {
-            return Ok(Run::Ended { exit, started_at });
+            return Ok(Some(Run::Ended { exit, started_at }));
+        }
+        let Some(child) = find_process(&record) else { return self.bury(&record) };
+        if !self.wait_for_start(&child)? {
+            return Ok(None);
         }
         let cgroup = self.cgroup_of(&record);
-        match find_process(&record) {
-            Some(child) => {
-                let id_map = self.id_map_of(&child)?;
-                let (child, guests) = (Arc::new(child), Arc::default());
-                Ok(Run::Live(Arc::new(Live { child, guests, cgroup, id_map, started_at, record })))
-            }
-            None => {
-                // It ended while nobody looked. What is left of it goes now.
-                if let Some(cgroup) = &cgroup {
-                    super::live::remove_cgroup(cgroup)?;
-                }
-                let exit = ExitStatus::Unknown;
-                let record = RunRecord { exit: Some(exit), ..record };
-                let id = self.id();
-                self.runtime.inner().store.save_run(&id, self.config().durability(), &record)?;
-                Ok(Run::Ended { exit, started_at })
-            }
+        let id_map = self.id_map_of(&child)?;
+        let (child, guests) = (Arc::new(child), Arc::default());
+        Ok(Some(Run::Live(Arc::new(Live { child, guests, cgroup, id_map, started_at, record }))))
+    }
+
+    /// Removes what is left of a run that ended while nobody looked.
+    fn bury(&self, record: &RunRecord) -> Result<Option<Run>> {
+        let _guard = self.begin_settling()?;
+        let store = &self.runtime.inner().store;
+        // Others may have come first.
+        let record = match store.load_run(&self.id())? {
+            Some(now) if now.is_same_run(record) => now,
+            // One that begins or has begun since: the next look finds it.
+            _ => return Ok(None),
+        };
+        let started_at = record.started_at;
+        if let Some(exit) = record.exit {
+            return Ok(Some(Run::Ended { exit, started_at }));
         }
+        if let Some(cgroup) = self.cgroup_of(&record) {
+            super::live::remove_cgroup(&cgroup)?;
+        }
+        let exit = ExitStatus::Unknown;
+        self.write_end(RunRecord { exit: Some(exit), ..record })?;
+        Ok(Some(Run::Ended { exit, started_at }))
+    }
+
+    /// The record of a run is there before its program runs. Nobody may take the process for the container until it
+    /// is inside: says `false` while somebody starts it. Where nobody does, he has died: with all that it needs the
+    /// child comes to its end alone, one way or the other.
+    fn wait_for_start(&self, child: &Child) -> Result<bool> {
+        let end = Instant::now() + START;
+        let starts = |action| matches!(action, Some(Action::Start | Action::Restart));
+        while is_starting(child.id()) {
+            if starts(self.other_action()?) || starts(self.lock.current()) {
+                return Ok(false);
+            }
+            if Instant::now() >= end {
+                child.kill_and_reap();
+                return Ok(false);
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(true)
     }
 
     /// The map that the running container has. What the files delegate to an ordinary user may be different by now.
@@ -103,6 +161,20 @@ fn find_process(record: &RunRecord) -> Option<Child> {
         _ => record.start_time_ticks.is_some() && record.start_time_ticks == found.start_time_ticks,
     };
     same.then_some(child)
+}
+
+/// Whether the process has not executed its program yet: it is stage-2, or a copy of its maker that has executed
+/// nothing (`PF_FORKNOEXEC`, `proc_pid_stat(5)`). One that cannot be looked at is none: it ends.
+fn is_starting(pid: u32) -> bool {
+    const FORKED: u64 = 0x40;
+    let exe = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+    if exe.to_string_lossy().starts_with("/memfd:stockade-stage2") {
+        return true;
+    }
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name, in brackets, may hold anything.
+    let flags = stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(6)?.parse::<u64>().ok());
+    flags.is_some_and(|flags| flags & FORKED != 0)
 }
 
 /// What tells a process from all others of this boot.

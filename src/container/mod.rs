@@ -25,4 +25,5 @@ pub use config::{
 };
 pub use exec::{Output, Process};
 pub use handle::Container;
+pub(crate) use live::remove_cgroup;
 pub(crate) use pool::{Pool, Sandbox};

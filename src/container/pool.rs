@@ -46,7 +46,7 @@ pub(crate) struct Sandbox {
 
 impl Sandbox {
     fn new(inner: &Arc<Inner>, template: &ContainerConfig) -> Result<Self> {
-        let uuid = new_uuid();
+        let uuid = new_uuid(inner);
         let mut sandbox =
             Self { uuid, started: None, cgroup: None, id_map: None, owner: Arc::downgrade(inner) };
         if template.namespaces.is_new(NamespaceKind::User) {
@@ -68,7 +68,9 @@ impl Sandbox {
         if template.cgroup != CgroupConfig::None {
             static COUNT: AtomicU64 = AtomicU64::new(0);
             let n = COUNT.fetch_add(1, Ordering::Relaxed);
-            let name = format!("stockade-{}-pool-{}-{n}", inner.tag, std::process::id());
+            // The token tells whose it is, should this process crash.
+            let token = inner.store.between().token();
+            let name = format!("{}pool-{token:016x}-{n}", inner.cgroup_prefix());
             sandbox.cgroup = Some(inner.host.cgroup()?.create_child(&name)?);
         }
         let request = Request {
@@ -84,6 +86,7 @@ impl Sandbox {
             deadline: Deadline::after(MAKE),
             cancel: None,
             fault: None,
+            witness: None,
         };
         let started = request.park()?;
         sandbox.started = Some(started);
@@ -108,9 +111,9 @@ impl Drop for Sandbox {
             let _ = remove_cgroup(&cgroup);
         }
         if let Some(inner) = self.owner.upgrade()
-            && let Ok(ranges) = inner.ranges()
+            && inner.ranges().and_then(|ranges| ranges.release(&self.uuid)).is_err()
         {
-            let _ = ranges.release(&self.uuid);
+            inner.store.between().leave_untidy();
         }
     }
 }

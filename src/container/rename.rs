@@ -21,7 +21,7 @@ impl Container {
     }
 
     pub(super) fn rename_inner(&self, name: &InstanceName) -> Result<()> {
-        let done = self.lock.try_begin(Action::Rename).and_then(|_guard| {
+        let done = self.begin(Action::Rename).and_then(|_guard| {
             self.settle_if_ended()?;
             match &*self.run() {
                 Run::Live(_) => {

@@ -21,7 +21,7 @@ impl Container {
     /// As there.
     pub fn restart_with(&self, options: RestartOptions) -> Result<()> {
         let deadline = Deadline::from(options.deadline);
-        let done = self.lock.try_begin(Action::Restart).and_then(|guard| {
+        let done = self.begin(Action::Restart).and_then(|guard| {
             let cancel = options.cancel.as_ref();
             self.live()?;
             match options.mode {

@@ -32,10 +32,12 @@ impl Container {
         let stopped = (|| {
             // A shutdown that waits is overtaken: its first process is about to go.
             let live = self.live()?;
-            if self.lock.current() == Some(Action::Shutdown) {
+            if self.lock.current() == Some(Action::Shutdown) || self.other_action()? == Some(Action::Shutdown)
+            {
                 self.kill_all(&live)?;
             }
-            let _guard = self.lock.begin(Action::Stop, deadline, cancel)?;
+            let name = || self.id().to_string();
+            let _guard = self.lock.begin(Action::Stop, self.between(), &name, deadline, cancel)?;
             self.stop_locked(deadline, cancel)?;
             self.delete_if_ephemeral()
         })();
@@ -73,7 +75,11 @@ impl Container {
     /// too; without a cgroup by the first process, which takes its pid namespace along.
     fn kill_all(&self, live: &Live) -> Result<()> {
         if let Some(cgroup) = &live.cgroup {
-            return cgroup.kill();
+            return match cgroup.kill() {
+                // Another runtime has ended the run and removed it.
+                Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+                done => done,
+            };
         }
         match live.child.signal(Signal::KILL) {
             Err(e) if e.kind() == ErrorKind::InvalidState => Ok(()),
@@ -96,7 +102,7 @@ impl Container {
     /// As there.
     pub fn shutdown_with(&self, options: ShutdownOptions) -> Result<()> {
         let deadline = Deadline::from(options.deadline);
-        let done = self.lock.try_begin(Action::Shutdown).and_then(|_guard| {
+        let done = self.begin(Action::Shutdown).and_then(|_guard| {
             self.shutdown_locked(options.signal, deadline, options.cancel.as_ref())?;
             self.delete_if_ephemeral()
         });

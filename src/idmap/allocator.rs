@@ -155,6 +155,7 @@ impl RangeAllocator {
 
         let lock = session::lock(&state)?;
         let ranges = record::read(&state)?;
+        record::remove_unfinished(&state)?;
         let run_dir = claims.identity()?;
         let session = session::join(&state, &Session { run_dir, uids, gids })?;
         for entry in &ranges {

@@ -98,9 +98,31 @@ pub(super) fn read(state: &StateDir) -> Result<Vec<Entry>> {
     Ok(record.ranges)
 }
 
+/// Removes a new list that a crash kept from taking its place. The caller holds the lock.
+pub(super) fn remove_unfinished(state: &StateDir) -> Result<()> {
+    match rustix::fs::unlinkat(&state.fd, NEW_FILE, rustix::fs::AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(e) => Err(Error::sys("remove an unfinished list of id ranges", e).object(state.name(NEW_FILE))),
+    }
+}
+
 /// Replaces the list, so that either the old or the new one is there after a crash. The caller holds the lock.
 pub(super) fn write(state: &StateDir, ranges: Vec<Entry>) -> Result<()> {
-    let fail = |step: &'static str| move |e| Error::sys(step, e).object(state.name(FILE));
+    let written = write_and_rename(state, ranges);
+    if written.is_err() {
+        // The first error is the one to report. After the rename there is none.
+        let _ = remove_unfinished(state);
+    }
+    written
+}
+
+fn write_and_rename(state: &StateDir, ranges: Vec<Entry>) -> Result<()> {
+    let fail = |step: &'static str| {
+        move |errno| {
+            let e = Error::sys(step, errno).object(state.name(FILE));
+            if e.kind() == ErrorKind::Exhausted { e.hint("free space on its file system") } else { e }
+        }
+    };
     let mut text = serde_json::to_vec(&Record { schema: SCHEMA, ranges })
         .map_err(|e| Error::new(ErrorKind::Kernel, "write id ranges").with_source(e))?;
     text.push(b'\n');

@@ -78,8 +78,9 @@ impl RuntimeBuilder {
         self
     }
 
-    /// Opens it: makes the directories, finds out what the host can do, removes what a crash left half-made.
-    /// Running instances are found when they are asked for.
+    /// Opens it: makes the directories, finds out what the host can do, removes what a crash left half-made. Running
+    /// instances are found when they are asked for. Only where another runtime on these directories has crashed, or for
+    /// the first time after a restart of the machine, all records are read here: some tens of microseconds for each.
     ///
     /// # Errors
     /// [`PermissionDenied`](crate::ErrorKind::PermissionDenied) where a directory cannot be made or is not this
@@ -90,7 +91,7 @@ impl RuntimeBuilder {
         let state_dir = self.state_dir.map_or_else(|| default_dir(root, Dir::State), Ok)?;
         let run_dir = self.run_dir.map_or_else(|| default_dir(root, Dir::Run), Ok)?;
         let host = Host::probe(self.cgroup.as_deref(), self.strategy, self.spawner_thread)?;
-        Ok(Runtime(Arc::new(Inner {
+        let runtime = Runtime(Arc::new(Inner {
             store: Store::open(&state_dir, &run_dir)?,
             host,
             tag: tag(&run_dir),
@@ -100,7 +101,9 @@ impl RuntimeBuilder {
             held: HeldUsers::default(),
             open: Mutex::new(HashMap::new()),
             pools: RwLock::default(),
-        })))
+        }));
+        runtime.recover();
+        Ok(runtime)
     }
 }
 

@@ -4,6 +4,7 @@ mod builder;
 mod held;
 mod host;
 mod newuidmap;
+mod recover;
 mod userns;
 
 use std::collections::HashMap;
@@ -183,6 +184,16 @@ impl Runtime {
 }
 
 impl Inner {
+    /// What the names of this runtime's cgroups begin with.
+    pub(crate) fn cgroup_prefix(&self) -> String {
+        format!("stockade-{}-", self.tag)
+    }
+
+    /// The name of an instance's cgroup. The colon, which no name has, tells project and name apart.
+    pub(crate) fn cgroup_name(&self, id: &InstanceId) -> String {
+        format!("{}{}:{}", self.cgroup_prefix(), id.project, id.name)
+    }
+
     /// A sandbox for a container of this configuration, where a pool has one.
     pub(crate) fn take_sandbox(&self, config: &ContainerConfig) -> Option<Sandbox> {
         let pools = self.pools.read().unwrap_or_else(|e| e.into_inner());

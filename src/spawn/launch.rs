@@ -13,8 +13,9 @@ use super::{report, restrictions};
 use crate::error::{Error, ErrorKind, Result};
 use crate::op::{Cancel, Deadline};
 use crate::sys::clone::{self, CloneArgs, Cloned, Hold, Lent};
+use crate::sys::signal::Ignored;
 use crate::sys::stack::Stack;
-use crate::sys::{memfd, pidfd, signal, socket};
+use crate::sys::{memfd, pidfd, socket};
 
 static STAGE2: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/stage2"));
 
@@ -56,7 +57,13 @@ pub(crate) fn launch(spec: &Spec<'_>) -> Result<Started> {
         }
         Strategy::Fork => (clone_copy(args, theirs.as_fd())?, None),
     };
+    // What is ignored now the child has inherited.
+    let ignored = match spec.strategy {
+        Strategy::Exec(stage2) => stage2.ignored.now(),
+        Strategy::Fork => Ignored::once(),
+    };
     Ok(Started {
+        ignored,
         sock: ours,
         child: Some(Child::new(cloned.pid, cloned.pidfd)),
         joiner: None,
@@ -74,7 +81,7 @@ fn clone_and_exec(
     stage2: &Stage2,
     spec: &Spec<'_>,
 ) -> Result<(Cloned, Lent<Window>)> {
-    let window = Window::new(stage2.0.as_raw_fd(), sock.as_raw_fd(), spec.ambient);
+    let window = Window::new(stage2.file.as_raw_fd(), sock.as_raw_fd(), spec.ambient);
     let stack = Stack::take().map_err(|e| Error::sys("map a stack for the child", e))?;
     let hold = if spec.own_memory_first { Hold::UntilExec } else { Hold::No };
     clone::share_memory(args, stack, execute_stage2, window, hold).map_err(|e| clone_error(e, &args))
@@ -90,6 +97,8 @@ fn clone_copy(args: CloneArgs<'_>, sock: BorrowedFd<'_>) -> Result<Cloned> {
 #[derive(Debug)]
 pub(crate) struct Started {
     sock: OwnedFd,
+    /// The signals that the host ignored when it made the child.
+    ignored: u64,
     child: Option<Child>,
     /// The process that cloned `child`, where that was not us.
     joiner: Option<Child>,
@@ -111,7 +120,7 @@ impl Started {
 
     /// Sends the plan, with its descriptors, and with the signals that the program would inherit as ignored.
     pub(crate) fn send(&self, plan: &mut Plan, fds: &[BorrowedFd<'_>]) -> Result<()> {
-        plan.set_ignored_signals(signal::ignored());
+        plan.set_ignored_signals(self.ignored);
         send_plan(self.sock.as_fd(), plan, fds)
     }
 
@@ -343,11 +352,15 @@ pub(crate) fn above_stdio(fd: OwnedFd) -> Result<OwnedFd> {
 
 /// Stage-2 as an executable: a sealed file in memory, one for each runtime.
 #[derive(Debug)]
-pub(crate) struct Stage2(OwnedFd);
+pub(crate) struct Stage2 {
+    file: OwnedFd,
+    ignored: Ignored,
+}
 
 impl Stage2 {
     pub(crate) fn new() -> Result<Self> {
-        memfd::sealed_executable("stockade-stage2", STAGE2).map(Self).map_err(|e| {
+        let ignored = Ignored::open().map_err(|e| Error::sys("open the status of this process", e))?;
+        memfd::sealed_executable("stockade-stage2", STAGE2).map(|file| Self { file, ignored }).map_err(|e| {
             Error::sys("make the stage-2 executable", e)
                 .with_kind(ErrorKind::Unsupported)
                 .hint("vm.memfd_noexec=2 forbids executable memory files; the Fork strategy does without")

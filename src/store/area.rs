@@ -1,7 +1,5 @@
 //! One of the two directories: the file operations of the store, relative to its `instances` directory.
 
-use std::collections::hash_map::RandomState;
-use std::hash::{BuildHasher, Hasher};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -15,6 +13,7 @@ use serde::de::DeserializeOwned;
 use super::{file, tree};
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::{InstanceId, InstanceName};
+use crate::op::Crashed;
 use crate::sys::raw::retry;
 
 const INSTANCES: &str = "instances";
@@ -30,13 +29,20 @@ pub(super) struct Area {
     /// Holds the shared lock, too.
     instances: OwnedFd,
     durable: bool,
+    /// Of the runtime, and so of the temporary names that are its.
     token: u64,
     next: AtomicU64,
 }
 
+/// The directory that an area is in.
+pub(super) struct Top {
+    root: PathBuf,
+    pub(super) fd: OwnedFd,
+}
+
 impl Area {
     /// Opens the directory at `root`, which is made where it is missing.
-    pub(super) fn open(root: &Path, durable: bool) -> Result<Self> {
+    pub(super) fn top(root: &Path) -> Result<Top> {
         if !root.is_absolute() {
             return Err(Error::invalid("directory of the runtime", "must be an absolute path").path(root));
         }
@@ -45,24 +51,34 @@ impl Area {
             .mode(0o700)
             .create(root)
             .map_err(|e| Error::io("make a directory of the runtime", e).path(root))?;
-        let top = open_own(rustix::fs::CWD, root, root)?;
+        Ok(Top { root: root.to_owned(), fd: open_own(rustix::fs::CWD, root, root)? })
+    }
+
+    /// Opens the area in `top`, and removes the temporary names of the runtimes that have `crashed`; all of them
+    /// where no other runtime is open.
+    pub(super) fn open(top: &Top, durable: bool, token: u64, crashed: &[Crashed]) -> Result<Self> {
+        let root = &top.root;
         let path = root.join(INSTANCES);
-        match rustix::fs::mkdirat(&top, INSTANCES, Mode::RWXU) {
+        match rustix::fs::mkdirat(&top.fd, INSTANCES, Mode::RWXU) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(e) => return Err(Error::sys("make a directory of the runtime", e).path(path)),
         }
-        let instances = open_own(top.as_fd(), Path::new(INSTANCES), &path)?;
-        let token = RandomState::new().build_hasher().finish();
+        let instances = open_own(top.fd.as_fd(), Path::new(INSTANCES), &path)?;
         let area = Self { root: root.to_owned(), instances, durable, token, next: AtomicU64::new(0) };
-        area.sweep()?;
+        area.sweep(crashed)?;
         Ok(area)
     }
 
-    /// Takes the shared lock. Removes temporary names where no other store can own them, and empty projects.
-    fn sweep(&self) -> Result<()> {
+    /// Takes the shared lock. Removes temporary names where no other store can own them; empty projects, too, where no
+    /// other store is open.
+    fn sweep(&self, crashed: &[Crashed]) -> Result<()> {
         let lock = |op| retry(|| rustix::fs::flock(&self.instances, op));
         let alone = lock(FlockOperation::NonBlockingLockExclusive).is_ok();
-        let names = if alone { self.names("")? } else { Vec::new() };
+        let names = if alone || !crashed.is_empty() { self.names("")? } else { Vec::new() };
+        let dead = |temp: &str| {
+            let token = temp.get(..16).and_then(|t| u64::from_str_radix(t, 16).ok());
+            token.is_some_and(|token| crashed.iter().any(|c| c.token == token))
+        };
         for tries in 0.. {
             match lock(FlockOperation::NonBlockingLockShared) {
                 Err(Errno::WOULDBLOCK) if tries < LOCK_TRIES => std::thread::sleep(Duration::from_millis(1)),
@@ -79,9 +95,11 @@ impl Area {
             }
         }
         for name in names {
-            if name.starts_with(TEMP) {
-                self.remove_temp(&name)?;
-            } else {
+            if let Some(temp) = name.strip_prefix(TEMP) {
+                if alone || dead(temp) {
+                    self.remove_temp(&name)?;
+                }
+            } else if alone {
                 // Goes where it is a project without instances.
                 let _ = rustix::fs::unlinkat(self.fd(), &name, AtFlags::REMOVEDIR);
             }
@@ -202,9 +220,13 @@ impl Area {
     pub(super) fn replace(&self, path: &str, bytes: &[u8]) -> Result<()> {
         let temp = self.temp_name();
         self.write_new(&temp, bytes)?;
-        rustix::fs::renameat(self.fd(), &temp, self.fd(), path).map_err(|e| {
+        self.rename_temp(&temp, path)
+    }
+
+    fn rename_temp(&self, temp: &str, path: &str) -> Result<()> {
+        rustix::fs::renameat(self.fd(), temp, self.fd(), path).map_err(|e| {
             // The error of the rename is the one to report.
-            let _ = rustix::fs::unlinkat(self.fd(), &temp, AtFlags::empty());
+            let _ = rustix::fs::unlinkat(self.fd(), temp, AtFlags::empty());
             self.err("write a record", path, e)
         })
     }
@@ -212,11 +234,6 @@ impl Area {
     /// Reads a record; `None` where there is none.
     pub(super) fn load<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>> {
         self.load_if(path, |_| true)
-    }
-
-    /// The same for a file that is made in place: an empty one is one being made.
-    pub(super) fn load_being_made<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>> {
-        self.load_if(path, |bytes| !bytes.is_empty())
     }
 
     fn load_if<T: DeserializeOwned>(&self, path: &str, counts: fn(&[u8]) -> bool) -> Result<Option<T>> {
@@ -227,9 +244,55 @@ impl Area {
         }
     }
 
+    /// Makes a note: a symbolic link whose target is the record. One call, and it is whole from the first moment.
+    /// Says whether there was none yet.
+    pub(super) fn note(&self, path: &str, bytes: &[u8]) -> Result<bool> {
+        let made = match note_text(bytes) {
+            Some(text) => retry(|| rustix::fs::symlinkat(text, self.fd(), path)),
+            None => file::write_new(self.fd(), path, bytes, false),
+        };
+        match made {
+            Ok(()) => Ok(true),
+            Err(Errno::EXIST) => Ok(false),
+            Err(e) => Err(self.err("write a record", path, e)),
+        }
+    }
+
+    /// Replaces a note in one step.
+    pub(super) fn replace_note(&self, path: &str, bytes: &[u8]) -> Result<()> {
+        let temp = self.temp_name();
+        self.note(&temp, bytes)?;
+        self.rename_temp(&temp, path)
+    }
+
+    /// Reads a note; `None` where there is none. One that is a file, as long ones are, may be being made: it is empty
+    /// then, and is none yet.
+    pub(super) fn load_note<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>> {
+        match retry(|| rustix::fs::readlinkat(self.fd(), path, Vec::new())) {
+            Ok(text) => file::decode(text.as_bytes()).map(Some).map_err(|e| e.path(self.path(path))),
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+            Err(Errno::INVAL) => self.load_if(path, |bytes| !bytes.is_empty()),
+            Err(e) => Err(self.err("read a record", path, e)),
+        }
+    }
+
+    /// Removes a file or a note; it need not be there.
+    pub(super) fn unlink(&self, path: &str) -> Result<()> {
+        match rustix::fs::unlinkat(self.fd(), path, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(e) => Err(self.err("remove a record", path, e)),
+        }
+    }
+
     /// Fails where a newer version wrote the file at `path`. One that nobody can read may be replaced.
     pub(super) fn refuse_newer(&self, path: &str) -> Result<()> {
-        let Ok(Some(bytes)) = file::read(self.fd(), path) else { return Ok(()) };
+        let bytes = match rustix::fs::readlinkat(self.fd(), path, Vec::new()) {
+            Ok(text) => text.into_bytes(),
+            Err(_) => match file::read(self.fd(), path) {
+                Ok(Some(bytes)) => bytes,
+                _ => return Ok(()),
+            },
+        };
         match file::check_schema(&bytes) {
             Err(e) if e.kind() == ErrorKind::Unsupported => Err(e.path(self.path(path))),
             _ => Ok(()),
@@ -254,14 +317,24 @@ impl Area {
         self.sync_dir(project_of(place))
     }
 
+    /// Removes a directory that has nothing in it.
+    pub(super) fn remove_if_empty(&self, path: &str) {
+        let _ = rustix::fs::unlinkat(self.fd(), path, AtFlags::REMOVEDIR);
+    }
+
     /// Every instance that has the file `record`.
     pub(super) fn list(&self, record: &str) -> Result<Vec<InstanceId>> {
+        self.places(|place| self.exists(&format!("{place}/{record}")))
+    }
+
+    /// Every instance that has a directory of which this holds.
+    pub(super) fn places(&self, counts: impl Fn(&str) -> Result<bool>) -> Result<Vec<InstanceId>> {
         let mut ids = Vec::new();
         for project in self.names("")? {
             let Ok(project_name) = InstanceName::new(&project) else { continue };
             for name in self.names(&project)? {
                 let Ok(name) = InstanceName::new(name) else { continue };
-                if self.exists(&format!("{project}/{name}/{record}"))? {
+                if counts(&format!("{project}/{name}"))? {
                     ids.push(InstanceId { project: project_name.clone(), name, snapshot: None });
                 }
             }
@@ -287,6 +360,14 @@ impl Area {
         }
         Ok(names)
     }
+}
+
+/// The text of a note, where it fits into a link.
+fn note_text(bytes: &[u8]) -> Option<&[u8]> {
+    /// A path's, less its NUL.
+    const MAX: usize = 4095;
+    let text = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+    (text.len() <= MAX).then_some(text)
 }
 
 fn project_of(place: &str) -> &str {

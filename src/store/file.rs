@@ -6,6 +6,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::SCHEMA;
@@ -38,24 +39,50 @@ pub(super) fn encode(record: &impl Serialize) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Makes a record of one version into one of the next. It is the `record` member alone, and of any of the kinds that
+/// there are: a step looks for what it changes.
+pub(super) type Upgrade = fn(&mut Value) -> Result<()>;
+
+/// The step at place N makes a record of version N + 1 into one of version N + 2. So there is one less than
+/// [`SCHEMA`] says: who raises that adds one here.
+pub(super) const UPGRADES: [Upgrade; SCHEMA as usize - 1] = [];
+
 /// The record in the text of a file. The caller adds the path to the error.
 pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
-    check_schema(bytes)?;
-    Ok(serde_json::from_slice::<In<T>>(bytes).map_err(corrupt)?.record)
+    decode_with(bytes, &UPGRADES)
+}
+
+/// The same, with the steps given: the newest version is one more than there are steps.
+pub(super) fn decode_with<T: DeserializeOwned>(bytes: &[u8], steps: &[Upgrade]) -> Result<T> {
+    let newest = steps.len() + 1;
+    let version = version_of(bytes, newest)?;
+    if version == newest {
+        return Ok(serde_json::from_slice::<In<T>>(bytes).map_err(corrupt)?.record);
+    }
+    let mut record = serde_json::from_slice::<In<Value>>(bytes).map_err(corrupt)?.record;
+    for step in steps.iter().skip(version - 1) {
+        step(&mut record)?;
+    }
+    serde_json::from_value(record).map_err(corrupt)
 }
 
 /// Fails where the text is no record, or a newer one.
 pub(super) fn check_schema(bytes: &[u8]) -> Result<()> {
+    version_of(bytes, SCHEMA as usize).map(drop)
+}
+
+fn version_of(bytes: &[u8], newest: usize) -> Result<usize> {
     let Header { schema } = serde_json::from_slice(bytes).map_err(corrupt)?;
-    if schema > SCHEMA {
+    let version = schema as usize;
+    if version > newest {
         return Err(Error::new(ErrorKind::Unsupported, "read a record")
-            .detail(format!("it has schema version {schema}, and this library knows up to {SCHEMA}"))
+            .detail(format!("it has schema version {schema}, and this library knows up to {newest}"))
             .hint("use the version of Stockade that wrote it, or a newer one"));
     }
-    if schema == 0 {
+    if version == 0 {
         return Err(corrupt("schema version 0"));
     }
-    Ok(())
+    Ok(version)
 }
 
 fn corrupt(why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {

@@ -1,7 +1,8 @@
 //! What is kept on disk: durable records and run records.
 //!
 //! Two directories, each with `instances/PROJECT/NAME/`: the state directory holds `record.json` of a durable
-//! instance; the run directory, on tmpfs, holds `run.json` of a run, and `record.json` of an ephemeral instance.
+//! instance; the run directory, on tmpfs, holds `run.json` of a run, and `record.json` of an ephemeral instance. The
+//! record of a run is the target of a symbolic link: made in one system call, whole or not at all.
 //! Both belong to one user and nobody else may write to them.
 //!
 //! An instance comes and goes whole. It is built under a temporary name beside the projects and then renamed
@@ -20,7 +21,9 @@ mod tree;
 #[cfg(test)]
 mod tests;
 
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -29,8 +32,11 @@ use self::area::Area;
 pub(crate) use self::run::{RunRecord, boot_id, millis};
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::InstanceId;
+use crate::op::Between;
+use crate::sys::lock::Lock;
 
-/// The version of the records' format that this crate writes, and the newest that it reads.
+/// The version of the records' format that this crate writes, and the newest that it reads. Older ones are upgraded as
+/// they are read ([`file::UPGRADES`]); the file changes with the next write.
 pub(crate) const SCHEMA: u32 = 1;
 
 const RECORD: &str = "record.json";
@@ -67,12 +73,28 @@ pub(crate) struct Stored<T> {
 pub(crate) struct Store {
     state: Area,
     run: Area,
+    between: Arc<Between>,
+    /// One rename at a time: they share the lock on the names.
+    renames: Mutex<()>,
 }
+
+/// How long a rename waits for another runtime that looks through all names.
+const NAMES: std::time::Duration = std::time::Duration::from_secs(10);
 
 impl Store {
     /// Opens both directories, makes them where they are missing (mode 0700), and removes what a crash left.
     pub(crate) fn open(state_dir: &Path, run_dir: &Path) -> Result<Self> {
-        Ok(Self { state: Area::open(state_dir, true)?, run: Area::open(run_dir, false)? })
+        let (state, run) = (Area::top(state_dir)?, Area::top(run_dir)?);
+        let between = Between::join(run.fd.as_fd(), run_dir)?;
+        let (token, crashed) = (between.token(), between.crashed());
+        let state = Area::open(&state, true, token, crashed)?;
+        let run = Area::open(&run, false, token, crashed)?;
+        Ok(Self { state, run, between: Arc::new(between), renames: Mutex::default() })
+    }
+
+    /// What this store shares with the others on the same run directory.
+    pub(crate) fn between(&self) -> &Arc<Between> {
+        &self.between
     }
 
     fn home(&self, durability: Durability) -> &Area {
@@ -104,7 +126,9 @@ impl Store {
             .and_then(|()| self.publish(durability, &temp, &place));
         if made.is_err() {
             // The first error is the one to report; the next `open` tries again.
-            let _ = home.remove_temp(&temp);
+            if home.remove_temp(&temp).is_err() {
+                self.between.leave_untidy();
+            }
         }
         made
     }
@@ -173,9 +197,13 @@ impl Store {
         Err(not_found("read the record of an instance", id))
     }
 
-    /// Whether an instance has its record.
-    pub(crate) fn has(&self, id: &InstanceId, durability: Durability) -> Result<bool> {
-        self.home(durability).exists(&format!("{}/{RECORD}", place_of(id)?))
+    /// The record of an instance of one kind, in part or whole, if it is there.
+    pub(crate) fn find<T: DeserializeOwned>(
+        &self,
+        id: &InstanceId,
+        durability: Durability,
+    ) -> Result<Option<T>> {
+        self.home(durability).load(&format!("{}/{RECORD}", place_of(id)?))
     }
 
     /// Replaces the record of an instance that is there.
@@ -211,10 +239,13 @@ impl Store {
         if durability == Durability::Durable {
             self.run.discard(&place)?;
         }
-        if self.home(durability).discard(&place)? {
-            Ok(())
-        } else {
-            Err(not_found("remove the record of an instance", id))
+        match self.home(durability).discard(&place) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(not_found("remove the record of an instance", id)),
+            Err(e) => {
+                self.between.leave_untidy();
+                Err(e)
+            }
         }
     }
 
@@ -223,6 +254,21 @@ impl Store {
     /// # Errors
     /// `NotFound`; `AlreadyExists` where the new name is taken. After an error the old name stands.
     pub(crate) fn rename(&self, id: &InstanceId, new: &InstanceId, durability: Durability) -> Result<()> {
+        let _one = self.renames.lock().unwrap_or_else(PoisonError::into_inner);
+        let end = std::time::Instant::now() + NAMES;
+        while !self.between.try_names(Lock::Shared)? {
+            if std::time::Instant::now() >= end {
+                return Err(Error::new(ErrorKind::Busy, "rename an instance")
+                    .detail("another runtime has looked through all names for ten seconds"));
+            }
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        let renamed = self.rename_alone(id, new, durability);
+        self.between.release_names();
+        renamed
+    }
+
+    fn rename_alone(&self, id: &InstanceId, new: &InstanceId, durability: Durability) -> Result<()> {
         let (from, to) = (place_of(id)?, place_of(new)?);
         let home = self.home(durability);
         if !home.exists(&format!("{from}/{RECORD}"))? {
@@ -254,27 +300,39 @@ impl Store {
         Ok(ids)
     }
 
-    /// Writes the record of the present run: one new file where there is none, else a replacement.
+    /// Writes the record of the present run where there is none; says whether that was so.
+    ///
+    /// # Errors
+    /// `NotFound` for an ephemeral instance that is gone.
+    pub(crate) fn note_run(&self, id: &InstanceId, durability: Durability, run: &RunRecord) -> Result<bool> {
+        let place = place_of(id)?;
+        let bytes = file::encode(run)?;
+        let path = format!("{place}/{RUN}");
+        match self.run.note(&path, &bytes) {
+            Err(e) if durability == Durability::Durable && e.kind() == ErrorKind::NotFound => {
+                self.run.make_place(&place)?;
+                self.run.note(&path, &bytes)
+            }
+            noted => noted,
+        }
+    }
+
+    /// Writes the record of the present run, in place of another if there is one.
     ///
     /// # Errors
     /// `NotFound` for an ephemeral instance that is gone. After an error the old run record stands, if any.
     pub(crate) fn save_run(&self, id: &InstanceId, durability: Durability, run: &RunRecord) -> Result<()> {
-        let place = place_of(id)?;
-        let bytes = file::encode(run)?;
-        let path = format!("{place}/{RUN}");
-        let mut made = self.run.write_new(&path, &bytes);
-        if durability == Durability::Durable && made.as_ref().is_err_and(|e| e.kind() == ErrorKind::NotFound)
-        {
-            self.run.make_place(&place)?;
-            made = self.run.write_new(&path, &bytes);
+        if self.note_run(id, durability, run)? {
+            return Ok(());
         }
-        match made {
-            Err(e) if e.kind() == ErrorKind::AlreadyExists => {
-                self.run.refuse_newer(&path)?;
-                self.run.replace(&path, &bytes)
-            }
-            other => other,
-        }
+        let path = format!("{}/{RUN}", place_of(id)?);
+        self.run.refuse_newer(&path)?;
+        self.run.replace_note(&path, &file::encode(run)?)
+    }
+
+    /// Removes the record of a run that did not come to be.
+    pub(crate) fn clear_run(&self, id: &InstanceId) -> Result<()> {
+        self.run.unlink(&format!("{}/{RUN}", place_of(id)?))
     }
 
     /// Reads the record of the present or last run; `None` where there was none since the machine started.
@@ -282,7 +340,25 @@ impl Store {
     /// # Errors
     /// As [`load`](Self::load).
     pub(crate) fn load_run(&self, id: &InstanceId) -> Result<Option<RunRecord>> {
-        self.run.load_being_made(&format!("{}/{RUN}", place_of(id)?))
+        self.run.load_note(&format!("{}/{RUN}", place_of(id)?))
+    }
+
+    /// Instances that are gone but for a directory of their runs: a crash between two steps of a rename or of a
+    /// deletion leaves them.
+    pub(crate) fn list_dead_runs(&self) -> Result<Vec<InstanceId>> {
+        self.run.places(|place| Ok(self.holder(place)?.is_none()))
+    }
+
+    /// Removes what [`list_dead_runs`](Self::list_dead_runs) found. The caller has the lock on the name.
+    pub(crate) fn remove_dead_run(&self, id: &InstanceId) -> Result<()> {
+        let place = place_of(id)?;
+        // Not by moving the directory away: a new instance may take its place at any moment. That has a record from the
+        // first, and no run yet, as a start needs the lock.
+        if self.holder(&place)?.is_none() {
+            self.run.unlink(&format!("{place}/{RUN}"))?;
+            self.run.remove_if_empty(&place);
+        }
+        Ok(())
     }
 
     /// The path of a directory of an instance, for messages and for what takes no descriptor.

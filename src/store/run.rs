@@ -26,7 +26,8 @@ pub(crate) struct RunRecord {
     pub(crate) boot_id: String,
     /// Its control group as an absolute path, that of the cgroup2 mount included.
     pub(crate) cgroup_path: Option<String>,
-    /// The inode of that directory.
+    /// The inode of that directory, in records of older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) cgroup_id: Option<u64>,
     /// When it was started, to the millisecond.
     #[serde(with = "millis")]

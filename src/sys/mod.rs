@@ -7,6 +7,7 @@
 
 pub(crate) mod clone;
 pub(crate) mod fd;
+pub(crate) mod lock;
 pub(crate) mod memfd;
 pub(crate) mod mount;
 pub(crate) mod nsfs;

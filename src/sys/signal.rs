@@ -1,6 +1,9 @@
 //! Blocking every signal of the calling thread for a moment.
 
 use std::marker::PhantomData;
+use std::os::fd::OwnedFd;
+
+use rustix::io::Errno;
 
 /// While it lives, the calling thread takes no signal; dropping it restores the mask.
 ///
@@ -25,16 +28,30 @@ impl Drop for BlockAll {
     }
 }
 
-/// The signals that this process ignores, bit N-1 for signal N; all of them where that cannot be told.
-pub(crate) fn ignored() -> u64 {
-    // The file fits into one read, and this is on the way of every start.
-    let mut status = [0_u8; 4096];
-    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
-    let read = rustix::fs::open("/proc/self/status", flags, rustix::fs::Mode::empty())
-        .and_then(|fd| rustix::io::read(&fd, &mut status));
-    let text = String::from_utf8_lossy(&status[..read.unwrap_or(0)]);
-    let mask = text.lines().find_map(|l| l.strip_prefix("SigIgn:"));
-    mask.and_then(|m| u64::from_str_radix(m.trim(), 16).ok()).unwrap_or(u64::MAX)
+/// What tells which signals this process ignores: its status file, kept open, as this is on the way of every start.
+#[derive(Debug)]
+pub(crate) struct Ignored(OwnedFd);
+
+impl Ignored {
+    pub(crate) fn open() -> Result<Self, Errno> {
+        let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
+        rustix::fs::open("/proc/self/status", flags, rustix::fs::Mode::empty()).map(Self)
+    }
+
+    /// The signals that are ignored now, bit N-1 for signal N; all of them where that cannot be told.
+    pub(crate) fn now(&self) -> u64 {
+        // The file fits into one read.
+        let mut status = [0_u8; 4096];
+        let read = super::raw::retry(|| rustix::io::pread(&self.0, &mut status, 0));
+        let text = String::from_utf8_lossy(&status[..read.unwrap_or(0)]);
+        let mask = text.lines().find_map(|l| l.strip_prefix("SigIgn:"));
+        mask.and_then(|m| u64::from_str_radix(m.trim(), 16).ok()).unwrap_or(u64::MAX)
+    }
+
+    /// The same, once.
+    pub(crate) fn once() -> u64 {
+        Self::open().map_or(u64::MAX, |ignored| ignored.now())
+    }
 }
 
 fn set_mask(new: u64, old: &mut u64) {

@@ -35,12 +35,28 @@ impl PrivateDirs {
 /// # Panics
 /// When no temporary directory can be made.
 pub fn private_dirs() -> PrivateDirs {
-    let named = |dir: PathBuf| tempfile::Builder::new().prefix("stockade-test-").tempdir_in(dir);
-    let run = ["/dev/shm", "/run"].into_iter().find_map(|dir| named(PathBuf::from(dir)).ok());
-    let state = named(std::env::temp_dir()).expect("a temporary directory for the test's state");
-    let run = match run {
-        Some(dir) => dir,
-        None => named(std::env::temp_dir()).expect("a temporary directory for the test's run files"),
-    };
-    PrivateDirs { state, run }
+    PrivateDirs { state: named(std::env::temp_dir()), run: in_memory() }
+}
+
+/// The same with both in memory where that can be: for a test that does much, and for which nothing hangs on the disk.
+///
+/// # Panics
+/// As [`private_dirs`].
+pub fn private_dirs_in_memory() -> PrivateDirs {
+    PrivateDirs { state: in_memory(), run: in_memory() }
+}
+
+fn in_memory() -> TempDir {
+    let found = ["/dev/shm", "/run"].into_iter().find_map(|dir| prefixed().tempdir_in(dir).ok());
+    found.unwrap_or_else(|| named(std::env::temp_dir()))
+}
+
+fn named(dir: PathBuf) -> TempDir {
+    prefixed().tempdir_in(dir).expect("a temporary directory for the test's files")
+}
+
+fn prefixed() -> tempfile::Builder<'static, 'static> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix("stockade-test-");
+    builder
 }

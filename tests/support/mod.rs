@@ -31,7 +31,7 @@ mod skip;
 mod snapshot;
 mod tree;
 
-pub use dirs::{PrivateDirs, private_dirs};
+pub use dirs::{PrivateDirs, private_dirs, private_dirs_in_memory};
 pub use fixture::fixture;
 pub use leak::LeakCheck;
 pub use serial::{Serial, serial};

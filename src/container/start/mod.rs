@@ -44,7 +44,7 @@ use crate::process::Resource;
 use crate::rootfs::Rootfs;
 use crate::runtime::Host;
 use crate::spawn::Fault;
-use crate::spawn::{Plan, Running, Spec, Started, Strategy, launch};
+use crate::spawn::{Child, Plan, Running, Spec, Started, Strategy, launch};
 
 /// Everything that a start needs to know.
 #[derive(Debug)]
@@ -66,6 +66,15 @@ pub(super) struct Request<'a> {
     pub(super) deadline: Deadline,
     pub(super) cancel: Option<Cancel>,
     pub(super) fault: Option<Fault>,
+    /// Who is told of the child before it gets its plan.
+    pub(super) witness: Option<&'a dyn Witness>,
+}
+
+/// Writes down what a start has made, so that it is found should this process die. Called while the child waits: it
+/// ends with this process until then, and is known from then on.
+pub(super) trait Witness: std::fmt::Debug {
+    /// `skipped` are the limits that were not set. On failure the child is ended.
+    fn note(&self, child: &Child, skipped: &[Skipped]) -> Result<()>;
 }
 
 /// Which user namespace the container gets.
@@ -83,8 +92,6 @@ pub(super) enum UserNamespace<'a> {
 #[derive(Debug)]
 pub(super) struct Up {
     pub(super) running: Running,
-    /// Limits that were not set, where the caller allows that.
-    pub(super) skipped: Vec<Skipped>,
 }
 
 /// Starts the container's first process. On failure nothing of it is left but the cgroup, which is the caller's.
@@ -106,9 +113,10 @@ impl Request<'_> {
         let settled = self.settle(&started, &fds);
         let (userns, skipped) = started.or_its_own(&plan, settled)?;
         let made = fds.make(userns.as_ref().map(AsFd::as_fd))?;
+        self.note(&started, &skipped)?;
         let sent = started.send(&mut plan, &borrow(&made));
         started.or_its_own(&plan, sent)?;
-        self.finish(started, &plan, skipped)
+        self.finish(started, &plan)
     }
 
     /// With namespaces of others: stage-2 joins them in a process of its own and clones the container's from there,
@@ -138,9 +146,10 @@ impl Request<'_> {
         let settled = self.settle(&started, &fds);
         let (userns, skipped) = started.or_its_own(&plan, settled)?;
         let made = fds.make(userns.as_ref().or(joined_users.as_ref()).map(AsFd::as_fd))?;
+        self.note(&started, &skipped)?;
         let gone_on = started.go(&borrow(&made));
         started.or_its_own(&plan, gone_on)?;
-        self.finish(started, &plan, skipped)
+        self.finish(started, &plan)
     }
 
     /// Makes the child, from the spawner thread where there is one and the plan opens nothing of the host by path.
@@ -192,9 +201,13 @@ impl Request<'_> {
         Ok((plan, fds))
     }
 
-    fn finish(&self, started: Started, plan: &Plan, skipped: Vec<Skipped>) -> Result<Up> {
+    fn note(&self, started: &Started, skipped: &[Skipped]) -> Result<()> {
+        self.witness.map_or(Ok(()), |witness| witness.note(started.child()?, skipped))
+    }
+
+    fn finish(&self, started: Started, plan: &Plan) -> Result<Up> {
         let running = started.wait_exec(plan, self.deadline, self.cancel.as_ref())?;
-        Ok(Up { running, skipped })
+        Ok(Up { running })
     }
 
     /// What the plan is made of. Opens directories of the host and changes nothing.

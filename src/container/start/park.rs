@@ -46,9 +46,10 @@ impl Request<'_> {
         }
         let limited = self.limit(&started);
         let skipped = started.or_its_own(&plan, limited)?;
+        self.note(&started, &skipped)?;
         let made = fds.make(None)?;
         let sent = started.send(&mut plan, &borrow(&made));
         started.or_its_own(&plan, sent)?;
-        self.finish(started, &plan, skipped)
+        self.finish(started, &plan)
     }
 }

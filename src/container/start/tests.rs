@@ -154,6 +154,7 @@ fn build(place: &Place, case: Case) -> Result<Built> {
         deadline: Deadline::none(),
         cancel: None,
         fault: None,
+        witness: None,
     };
     let (streams, _pipes) = streams::open(Stdio::Null, Stdio::Piped, Stdio::Inherit)?;
     let (plan, _) = match joins.is_empty() {

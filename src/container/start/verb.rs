@@ -1,11 +1,13 @@
 //! The verb: cgroup, records, and the run that comes of it.
 
+use std::cell::RefCell;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
-use super::{Request, Up, UserNamespace, start};
-use crate::cgroup::{Cgroup, CgroupId, Enforce};
+use super::{Request, Up, UserNamespace, Witness, start};
+use crate::cgroup::{Cgroup, Enforce, Skipped};
 use crate::container::config::CgroupConfig;
 use crate::container::handle::{Container, Run};
 use crate::container::live::{Live, remove_cgroup};
@@ -37,19 +39,18 @@ impl Container {
     /// # Errors
     /// As there.
     pub fn start_with(&self, options: StartOptions) -> Result<Pipes> {
-        let started = self.lock.try_begin(Action::Start).and_then(|_guard| self.start_locked(options));
+        let started = self.begin(Action::Start).and_then(|_guard| self.start_locked(options));
         self.named(Action::Start, started)
     }
 
     /// As `start_with`, under an action of the caller's.
     pub(in crate::container) fn start_locked(&self, options: StartOptions) -> Result<Pipes> {
-        self.settle_if_ended()?;
+        // Of a new one nobody else can have begun a run; if somebody has, the claim on the record of this run tells.
+        if !self.fresh.swap(false, Ordering::Relaxed) {
+            self.settle_if_ended()?;
+        }
         match &*self.run() {
-            Run::Live(_) => {
-                return Err(
-                    Error::new(ErrorKind::InvalidState, "start").detail("the container is running already")
-                );
-            }
+            Run::Live(_) => return Err(running_already()),
             Run::Deleted => return Err(self.gone()),
             Run::Never | Run::Ended { .. } => {}
         }
@@ -60,9 +61,10 @@ impl Container {
             sources = sources.with_host_null()?;
         }
         let inner = self.runtime.inner();
-        // Another runtime may have deleted it.
-        if !inner.store.has(&self.id(), config.durability())? {
-            return Err(self.gone());
+        // Another runtime may have deleted it. Of an ephemeral one the record of its run tells, which is in the same
+        // directory.
+        if config.durability() == Durability::Durable {
+            self.check_record()?;
         }
         let mut joins = config.namespaces.open_joins(|id, kind| self.namespace_of(id, kind))?;
         let id_map = self.id_map()?;
@@ -85,6 +87,7 @@ impl Container {
             Some(mut sandbox) => (sandbox.started.take(), sandbox.cgroup.take()),
             None => (None, self.make_cgroup(&config)?),
         };
+        let noted = Noted { container: self, cgroup: cgroup.as_ref(), record: RefCell::default() };
         let request = Request {
             host: &inner.host,
             config: &config,
@@ -103,6 +106,7 @@ impl Container {
             deadline,
             cancel: options.cancel,
             fault: options.fault,
+            witness: Some(&noted),
         };
         let up = match parked {
             Some(parked) => request.unpark(parked, sources),
@@ -110,55 +114,62 @@ impl Container {
         };
         let up = up.map_err(|e| inner.host.explain_denied(e)).and_then(|mut up| {
             pipes.seccomp_listener = up.running.listener.take();
-            self.record_run(&config, up, cgroup.as_ref(), &guests)
+            known(&config, up, &guests)
         });
-        match up {
-            Ok((child, record)) => {
+        let record = noted.record.into_inner();
+        match (up, record) {
+            (Ok(child), Some(record)) => {
                 let started_at = record.started_at;
                 *self.run() = Run::Live(Arc::new(Live { child, guests, cgroup, id_map, started_at, record }));
                 Ok(pipes)
             }
-            Err(e) => Err(match cgroup.as_ref().map(remove_cgroup) {
-                Some(Err(also)) => e.also(format!("removing the cgroup failed too: {also}")),
-                _ => e,
-            }),
+            (Ok(child), None) => {
+                child.kill_and_reap();
+                Err(Error::new(ErrorKind::Died, "write down the run"))
+            }
+            (Err(e), record) => {
+                let removed = cgroup.as_ref().map_or(Ok(()), remove_cgroup);
+                let cleared = record.map_or(Ok(()), |_| self.forget_run());
+                let also = |e: Error, what: &str, done: Result<()>| match done {
+                    Err(also) => e.also(format!("{what} failed too: {also}")),
+                    Ok(()) => e,
+                };
+                Err(also(also(e, "removing the cgroup", removed), "removing the record of the run", cleared))
+            }
         }
     }
 
-    /// Writes down what runs, so that another process finds it. On failure nothing runs.
-    fn record_run(
-        &self,
-        config: &ContainerConfig,
-        up: Up,
-        cgroup: Option<&Cgroup>,
-        guests: &Guests,
-    ) -> Result<(Arc<Child>, RunRecord)> {
-        let child = Arc::new(up.running.child);
-        let written = (|| {
-            if matches!(config.namespaces.pid, NamespaceSource::Join(_)) {
-                guests.add(&child)?;
+    /// Fails where the container's record is gone or is another's: deleted by another runtime, and perhaps made anew.
+    pub(in crate::container) fn check_record(&self) -> Result<()> {
+        #[derive(serde::Deserialize)]
+        struct Which {
+            uuid: String,
+        }
+        match self.runtime.inner().store.find::<Which>(&self.id(), self.config().durability())? {
+            Some(found) if found.uuid == self.uuid => Ok(()),
+            _ => Err(self.gone()),
+        }
+    }
+
+    /// Puts back what was known of the run before, as the start has failed.
+    fn forget_run(&self) -> Result<()> {
+        let store = &self.runtime.inner().store;
+        match *self.run() {
+            Run::Ended { exit, started_at } => {
+                let record = RunRecord {
+                    pid: 0,
+                    start_time_ticks: None,
+                    pidfd_inode: None,
+                    boot_id: boot_id()?.to_owned(),
+                    cgroup_path: None,
+                    cgroup_id: None,
+                    started_at,
+                    exit: Some(exit),
+                    skipped: Vec::new(),
+                };
+                store.save_run(&self.id(), self.config().durability(), &record)
             }
-            let found = identity(&child)?;
-            let record = RunRecord {
-                pid: child.id(),
-                start_time_ticks: found.start_time_ticks,
-                pidfd_inode: found.inode,
-                boot_id: boot_id()?.to_owned(),
-                cgroup_path: cgroup.map(|cg| cg.path().to_string_lossy().into_owned()),
-                cgroup_id: cgroup.map(Cgroup::id).transpose()?.map(CgroupId::get),
-                started_at: SystemTime::now(),
-                exit: None,
-                skipped: up.skipped.iter().map(|s| format!("{}: {}", s.file, s.reason)).collect(),
-            };
-            self.runtime.inner().store.save_run(&self.id(), config.durability(), &record)?;
-            Ok(record)
-        })();
-        match written {
-            Ok(record) => Ok((child, record)),
-            Err(e) => {
-                child.kill_and_reap();
-                Err(e)
-            }
+            _ => store.clear_run(&self.id()),
         }
     }
 
@@ -180,8 +191,7 @@ impl Container {
 
     /// The name of the leaf, the same in every run.
     pub(in crate::container) fn cgroup_name(&self) -> String {
-        let id = self.id();
-        format!("stockade-{}-{}-{}", self.runtime.inner().tag, id.project, id.name)
+        self.runtime.inner().cgroup_name(&self.id())
     }
 
     /// The leaf for this run, fresh and empty.
@@ -207,12 +217,18 @@ impl Container {
         }
         match parent.create_child(&name) {
             Err(e) if e.kind() == ErrorKind::AlreadyExists => {
-                // Left by a host that died. Only an empty one can be removed: what runs in it is not ours to kill.
-                let left = parent.open_child(&name)?;
-                if left.populated()? {
-                    return Err(e.with_kind(ErrorKind::Busy).detail("processes of an earlier run are in it"));
+                // Another runtime's run, or left by a host that died. What runs in it without a record is ended: nobody
+                // knows how far its start came.
+                self.settle_if_ended()?;
+                if matches!(*self.run(), Run::Live(_)) {
+                    return Err(running_already());
                 }
-                left.remove(Deadline::after(std::time::Duration::from_secs(1)).instant())?;
+                match parent.open_child(&name) {
+                    Ok(left) => remove_cgroup(&left)?,
+                    // Gone with the run that has just been settled.
+                    Err(gone) if gone.kind() == ErrorKind::NotFound => {}
+                    Err(_) => return Err(e),
+                }
                 parent.create_child(&name).map(Some)
             }
             Err(e) if e.kind() == ErrorKind::PermissionDenied => {
@@ -235,6 +251,7 @@ impl Container {
         let dir = self.runtime.inner().store.instance_path(&self.id(), place)?.join("rootfs");
         match rustix::fs::mkdir(&dir, rustix::fs::Mode::from_raw_mode(0o700)) {
             Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(Some(dir)),
+            Err(rustix::io::Errno::NOENT) => Err(self.gone()),
             Err(errno) => {
                 let e = Error::sys("make the directory for changes", errno).path(dir);
                 Err(if e.kind() == ErrorKind::Exhausted {
@@ -244,5 +261,61 @@ impl Container {
                 })
             }
         }
+    }
+}
+
+fn running_already() -> Error {
+    Error::new(ErrorKind::InvalidState, "start").detail("the container is running already")
+}
+
+/// The child of a start that has succeeded. One in a pid namespace of others has to be reaped with them.
+fn known(config: &ContainerConfig, up: Up, guests: &Guests) -> Result<Arc<Child>> {
+    let child = Arc::new(up.running.child);
+    if matches!(config.namespaces.pid, NamespaceSource::Join(_))
+        && let Err(e) = guests.add(&child)
+    {
+        child.kill_and_reap();
+        return Err(e);
+    }
+    Ok(child)
+}
+
+/// Writes the record of the run, so that another process finds it.
+#[derive(Debug)]
+struct Noted<'a> {
+    container: &'a Container,
+    cgroup: Option<&'a Cgroup>,
+    /// What was written.
+    record: RefCell<Option<RunRecord>>,
+}
+
+impl Witness for Noted<'_> {
+    fn note(&self, child: &Child, skipped: &[Skipped]) -> Result<()> {
+        let found = identity(child)?;
+        let record = RunRecord {
+            pid: child.id(),
+            start_time_ticks: found.start_time_ticks,
+            pidfd_inode: found.inode,
+            boot_id: boot_id()?.to_owned(),
+            cgroup_path: self.cgroup.map(|cg| cg.path().to_string_lossy().into_owned()),
+            cgroup_id: None,
+            started_at: SystemTime::now(),
+            exit: None,
+            skipped: skipped.iter().map(|s| format!("{}: {}", s.file, s.reason)).collect(),
+        };
+        let c = self.container;
+        let (id, durability) = (c.id(), c.config().durability());
+        let store = &c.runtime.inner().store;
+        let gone = |e: Error| if e.kind() == ErrorKind::NotFound { c.gone() } else { e };
+        if !store.note_run(&id, durability, &record).map_err(gone)? {
+            // Of an earlier run, as a rule. Of a new container it may be another runtime's, which was faster.
+            c.settle_if_ended()?;
+            if matches!(*c.run(), Run::Live(_)) {
+                return Err(running_already());
+            }
+            store.save_run(&id, durability, &record).map_err(gone)?;
+        }
+        *self.record.borrow_mut() = Some(record);
+        Ok(())
     }
 }

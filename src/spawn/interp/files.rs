@@ -62,7 +62,7 @@ impl Interp {
         }
     }
 
-    unsafe fn close_others(&self) -> isize {
+    pub(super) unsafe fn close_others(&self) -> isize {
         let sock = self.sock as usize;
         // SAFETY: nothing above the standard descriptors is used after this but the socket.
         unsafe {

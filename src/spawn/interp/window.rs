@@ -80,6 +80,9 @@ pub(crate) unsafe extern "C" fn interpret(copied: *const Copied) -> ! {
     unsafe {
         let c = &*copied;
         let mut interp = Interp::new(c.sock);
+        // The copies of the host's descriptors: with one of its own end of the socket this process would never see that
+        // the host is gone, and it would keep the host's locks.
+        interp.close_others();
         interp.receive_and_run(c.arena, abi::MAX_INLINE)
     }
 }

@@ -1,0 +1,305 @@
+//! A host that is killed at any moment of a mixed load: the next one finds every container that was reported as made,
+//! none half-made, and nothing else.
+#![expect(clippy::print_stdout, reason = "how the host tells the test what it does")]
+
+mod again;
+mod leftovers;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::Stdio as Std;
+use std::time::{Duration, Instant};
+
+use leftovers::{Leftovers, Random, SLEEP, eprint};
+use stockade::container::{Container, ContainerBuilder, ContainerConfig};
+use stockade::instance::{DeleteMode, DeleteOptions, ExecOptions, Status, WaitOptions};
+use stockade::{ErrorKind, InstanceId, Rootfs, Runtime};
+use support::{HostSnapshot, require_fixture, require_root};
+
+/// How often the host is killed.
+const KILLS: u64 = 200;
+/// The longest time from its first word to its end.
+const LIFE: Duration = Duration::from_millis(40);
+/// Threads that work in it.
+const THREADS: u64 = 2;
+/// What is left of the work after this long is left out, loudly: other tests want their turn.
+const BUDGET: Duration = Duration::from_secs(150);
+
+fn open(state: &Path, run: &Path) -> Runtime {
+    Runtime::builder().state_dir(state).run_dir(run).open().unwrap()
+}
+
+/// One of four kinds: durable or ephemeral, with a user namespace or without.
+fn config(name: &str, kind: u64) -> ContainerBuilder {
+    let root = support::fixture("busybox").unwrap();
+    let builder = ContainerConfig::builder(name).rootfs(Rootfs::overlay([root])).args(["sleep", SLEEP]);
+    let builder = if kind & 1 == 0 { builder } else { builder.ephemeral() };
+    if kind & 2 == 0 { builder } else { builder.privileged() }
+}
+
+/// What the host does until it is killed: a line before what takes a container away, and one after what makes one.
+fn work(rt: &Runtime, thread: u64, seed: u64) {
+    let mut random = Random(seed * THREADS + thread + 1);
+    let mut containers: BTreeMap<String, std::sync::Arc<Container>> = BTreeMap::new();
+    for n in 0.. {
+        let some = containers.iter().nth(random.below(containers.len().max(1) as u64) as usize);
+        let some = some.map(|(name, c)| (name.clone(), std::sync::Arc::clone(c)));
+        let op = random.below(9);
+        match (op, some) {
+            (0 | 1, _) | (_, None) if containers.len() < 4 => {
+                let name = format!("{}t{thread}-{seed}-{n}", leftovers::NAME);
+                let c = rt.create(config(&name, random.below(4)).build().unwrap()).unwrap();
+                println!("made {name}");
+                containers.insert(name, c);
+            }
+            (2 | 3, Some((_, c))) if c.status() == Status::Stopped => c.start().unwrap(),
+            (4, Some((_, c))) if c.status() == Status::Running => {
+                let _ = c.exec(ExecOptions::new(["true"])).unwrap().wait().unwrap();
+            }
+            (5, Some((_, c))) if c.status() == Status::Running => {
+                c.freeze().unwrap();
+                c.unfreeze().unwrap();
+            }
+            (6, Some((name, c))) if c.status() == Status::Running => {
+                if c.config().is_ephemeral() {
+                    println!("gone? {name}");
+                    containers.remove(&name);
+                }
+                c.stop().unwrap();
+            }
+            (7, Some((name, c))) if c.status() == Status::Stopped => {
+                let new = format!("{name}r");
+                println!("renames {name} {new}");
+                c.rename(&new.parse().unwrap()).unwrap();
+                println!("made {new}");
+                containers.remove(&name);
+                containers.insert(new, c);
+            }
+            (8, Some((name, c))) => {
+                println!("gone? {name}");
+                containers.remove(&name);
+                c.delete_with(DeleteOptions::new().mode(DeleteMode::Stop)).unwrap();
+            }
+            _ => {}
+        }
+    }
+}
+
+/// What must be there, and what may be, by the lines of the host.
+#[derive(Default)]
+struct Expected {
+    must: BTreeSet<String>,
+    /// Its creation or its end was not reported. Of two names of a rename one is there.
+    either: Vec<(String, String)>,
+}
+
+impl Expected {
+    fn add(&mut self, line: &str) {
+        let mut words = line.split(' ');
+        match (words.next(), words.next(), words.next()) {
+            (Some("made"), Some(name), None) => {
+                self.either.retain(|(_, new)| new != name);
+                self.must.insert(name.to_owned());
+            }
+            (Some("gone?"), Some(name), None) => {
+                self.must.remove(name);
+            }
+            (Some("renames"), Some(old), Some(new)) => {
+                self.must.remove(old);
+                self.either.push((old.to_owned(), new.to_owned()));
+            }
+            _ => {}
+        }
+    }
+
+    #[track_caller]
+    fn check(&self, names: &BTreeSet<String>, seed: u64) {
+        for name in &self.must {
+            assert!(names.contains(name), "seed {seed}: {name} was made and is lost; there are {names:?}");
+        }
+        for (old, new) in &self.either {
+            let there = [old, new].into_iter().filter(|n| names.contains(*n)).count();
+            assert_eq!(there, 1, "seed {seed}: of {old} and {new} one must be there: {names:?}");
+        }
+    }
+}
+
+fn runs(c: &Container) -> stockade::Result<()> {
+    if c.status() == Status::Frozen {
+        c.unfreeze()?;
+    }
+    let ran = c.exec(ExecOptions::new(["true"]))?.wait()?;
+    // With the container its command ends too.
+    assert!(ran.success() || c.status() == Status::Stopped, "{ran}");
+    Ok(())
+}
+
+/// Makes sure that a container is whole: runs, or can be started, or can be deleted; it is gone afterwards.
+fn whole(c: &Container, counts: &mut BTreeMap<&'static str, u32>) {
+    let what = match c.status() {
+        Status::Running | Status::Frozen => match runs(c) {
+            // The host was killed in the middle of a stop.
+            Err(e) if e.kind() == ErrorKind::InvalidState => {
+                c.wait_with(WaitOptions::new().deadline(Duration::from_secs(20))).unwrap();
+                "stopping"
+            }
+            done => {
+                done.unwrap();
+                "running"
+            }
+        },
+        Status::Stopped => "stopped",
+        other => panic!("{:?} is {other}", c.id()),
+    };
+    *counts.entry(what).or_default() += 1;
+    if what != "running" {
+        c.start().unwrap_or_else(|e| panic!("{:?}: {e}", c.id()));
+    }
+    let stop = DeleteOptions::new().mode(DeleteMode::Stop);
+    match c.delete_with(stop) {
+        Err(e) if e.kind() == ErrorKind::NotFound && c.config().is_ephemeral() => {}
+        done => done.unwrap(),
+    }
+}
+
+/// Instances by their directories: [`Runtime::list`] leaves out what it cannot read.
+fn on_disk(dirs: &support::PrivateDirs) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for dir in [dirs.state(), dirs.run()] {
+        let Ok(names) = std::fs::read_dir(dir.join("instances/default")) else { continue };
+        found.extend(names.flatten().map(|e| e.file_name().to_string_lossy().into_owned()));
+    }
+    found
+}
+
+#[test]
+fn a_host_is_killed_at_any_moment() {
+    const TEST: &str = "a_host_is_killed_at_any_moment";
+    let dir = |name| PathBuf::from(std::env::var_os(name).unwrap());
+    let role = again::role();
+    if role.as_deref() == Some("judge") {
+        return judge(TEST);
+    }
+    if role.is_some() {
+        let rt = open(&dir("STATE"), &dir("RUN"));
+        let seed = std::env::var("SEED").unwrap().parse().unwrap();
+        println!("ready");
+        std::thread::scope(|s| {
+            for thread in 0..THREADS {
+                let rt = &rt;
+                s.spawn(move || work(rt, thread, seed));
+            }
+        });
+        return;
+    }
+    let _serial = support::serial();
+    require_root!();
+    let _ = require_fixture!("busybox");
+    let before = HostSnapshot::take();
+    reaping_for(again::command(&[], TEST, "judge"));
+    before.assert_unchanged();
+}
+
+/// Runs a process of the test and reaps what it and its own leave, as a good init does: others take their time.
+#[expect(
+    clippy::disallowed_methods,
+    clippy::zombie_processes,
+    reason = "it waits for whatever child there is"
+)]
+fn reaping_for(mut command: std::process::Command) {
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid())).unwrap();
+    // Its harness reports like this one's, which counts.
+    let judge = command.stdout(Std::null()).spawn().unwrap();
+    let pid = rustix::process::Pid::from_child(&judge);
+    let status = loop {
+        match rustix::process::wait(rustix::process::WaitOptions::empty()) {
+            Ok(Some((ended, status))) if ended == pid => break status,
+            Ok(_) => {}
+            Err(e) => panic!("wait: {e}"),
+        }
+    };
+    while let Ok(Some(_)) = rustix::process::wait(rustix::process::WaitOptions::NOHANG) {}
+    rustix::process::set_child_subreaper(None).unwrap();
+    assert_eq!(status.exit_status(), Some(0));
+}
+
+/// Kills hosts and looks at what they leave.
+fn judge(test: &str) {
+    let dirs = support::private_dirs_in_memory();
+    let start = Instant::now();
+    {
+        let rt = open(dirs.state(), dirs.run());
+        for kind in 0..4 {
+            let c = rt.create(config("warm", kind).build().unwrap()).unwrap();
+            c.start().unwrap();
+            c.delete_with(DeleteOptions::new().mode(DeleteMode::Stop)).unwrap();
+        }
+    }
+    let leftovers = Leftovers::of(&dirs);
+    let mut counts: BTreeMap<&'static str, u32> = BTreeMap::new();
+    for seed in 0..KILLS {
+        if start.elapsed() > BUDGET {
+            eprint(&format!("out of time after {seed} kills of {KILLS}\n"));
+            assert!(seed >= KILLS / 4, "far too slow");
+            break;
+        }
+        let mut command = again::command(&[], test, "host");
+        command.env("STATE", dirs.state()).env("RUN", dirs.run()).env("SEED", seed.to_string());
+        let mut host = command.stdout(Std::piped()).stderr(Std::piped()).spawn().unwrap();
+        let mut out = BufReader::new(host.stdout.take().unwrap());
+        let mut line = String::new();
+        // The harness's own words come first, on the same line.
+        while !line.ends_with("ready\n") {
+            line.clear();
+            assert_ne!(out.read_line(&mut line).unwrap(), 0, "seed {seed}: the host ended");
+        }
+        let life = Random(seed + 12_345).below(LIFE.as_micros() as u64);
+        std::thread::sleep(Duration::from_micros(life));
+        host.kill().unwrap();
+        let status = host.wait().unwrap();
+        let mut failed = String::new();
+        let mut said = String::new();
+        let at_once = seed % 2 == 0;
+        let first = at_once.then(|| {
+            // While children that it made go on to their programs, or to their end.
+            let rt = open(dirs.state(), dirs.run());
+            let all: Vec<Status> = rt.list().unwrap().iter().map(|c| c.status()).collect();
+            assert!(!all.contains(&Status::Error), "seed {seed}: {all:?}");
+            rt
+        });
+        // The end of its output comes when no child has it open any more.
+        out.read_to_string(&mut said).unwrap();
+        host.stderr.take().unwrap().read_to_string(&mut failed).unwrap();
+        assert_eq!(
+            std::os::unix::process::ExitStatusExt::signal(&status),
+            Some(9),
+            "seed {seed}: {said}{failed}"
+        );
+        drop(first);
+
+        let mut expected = Expected::default();
+        // What was cut off was not reported.
+        said.split_inclusive('\n').filter_map(|l| l.strip_suffix('\n')).for_each(|l| expected.add(l));
+        let rt = open(dirs.state(), dirs.run());
+        let names: BTreeSet<String> = rt.list().unwrap().iter().map(|c| c.id().name.to_string()).collect();
+        assert_eq!(on_disk(&dirs), names, "seed {seed}: half-made");
+        expected.check(&names, seed);
+        let mut running = BTreeSet::new();
+        for name in &names {
+            let c = rt.container(&name.parse::<InstanceId>().unwrap()).unwrap();
+            running.extend(c.info().unwrap().cgroup);
+        }
+        assert_eq!(leftovers.cgroups(), running, "seed {seed}: cgroups after the open");
+        for name in &names {
+            let c = rt.container(&name.parse::<InstanceId>().unwrap()).unwrap();
+            whole(&c, &mut counts);
+        }
+        *counts.entry("containers").or_default() += names.len() as u32;
+        rt.close();
+        leftovers.assert_none(&format!("seed {seed}"));
+        *counts.entry("kills").or_default() += 1;
+    }
+    eprint(&format!("killed hosts: {counts:?} in {:.0} s\n", start.elapsed().as_secs_f64()));
+    assert!(counts["containers"] > counts["kills"], "{counts:?}: the host does too little");
+}
