@@ -36,7 +36,8 @@ pub enum ErrorKind {
     Timeout,
     /// The caller's [`Cancel`](crate::Cancel) ended the wait.
     Cancelled,
-    /// A limit of the host was hit: memory, processes, file descriptors, disk space.
+    /// A limit was hit: of the host (memory, processes, file descriptors, disk space; there is an errno), or one
+    /// that the caller set for an archive.
     Exhausted,
     /// The payload program is not there (a shell would say 127).
     PayloadNotFound,
@@ -44,7 +45,7 @@ pub enum ErrorKind {
     PayloadNotExecutable,
     /// The process died before the payload ran.
     Died,
-    /// A stored record cannot be read.
+    /// A stored record cannot be read, or an archive is damaged, cut off, or not to be trusted.
     Corrupt,
     /// Any other refusal by the kernel or the file system.
     Kernel,
@@ -81,7 +82,7 @@ impl ErrorKind {
             Self::PayloadNotFound => "program not found",
             Self::PayloadNotExecutable => "program cannot be executed",
             Self::Died => "process died before its program ran",
-            Self::Corrupt => "corrupt record",
+            Self::Corrupt => "corrupt data",
             Self::Kernel => "refused by the kernel",
         }
     }

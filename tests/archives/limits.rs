@@ -1,10 +1,9 @@
 //! What an archive may ask for, and ends from outside.
 
-use std::cell::{Cell, RefCell};
 use std::fs;
+use std::ops::ControlFlow;
 use std::process::Command;
 
-use stockade::Cancel;
 use stockade::ErrorKind::{Cancelled, Corrupt, Exhausted};
 use stockade::rootfs::{OnFailure, Progress, Unpack, UnpackLimits};
 use support::{require, require_root};
@@ -111,10 +110,12 @@ fn progress_is_told_and_a_cancel_ends_it() {
     let path = place.path("archive");
     fs::write(&path, tar.bytes()).unwrap();
 
-    let seen = RefCell::new(Vec::new());
-    let mut progress = |p: Progress| seen.borrow_mut().push(p);
-    Unpack::new().ids(crate::ids()).progress(&mut progress).run_file(&path, place.target()).unwrap();
-    let seen = seen.take();
+    let mut seen: Vec<Progress> = Vec::new();
+    let note = |p| {
+        seen.push(p);
+        ControlFlow::Continue(())
+    };
+    Unpack::new().ids(crate::ids()).progress(note).run_file(&path, place.target()).unwrap();
     assert!(seen.len() >= 200);
     let total = tar.bytes().len() as u64;
     for pair in seen.windows(2) {
@@ -125,22 +126,15 @@ fn progress_is_told_and_a_cancel_ends_it() {
     assert_eq!((last.members, last.written, last.taken, last.total), (200, 1_000_000, total, Some(total)));
     fs::remove_dir_all(place.target()).unwrap();
 
-    let cancel = Cancel::new().unwrap();
-    let ends = || cancel.is_cancelled();
-    let mut stop_halfway = |p: Progress| {
-        if p.members == 100 {
-            cancel.cancel();
-        }
-    };
-    let unpack = Unpack::new().ids(crate::ids()).progress(&mut stop_halfway).cancelled(&ends);
+    let end = |holds: bool| if holds { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
+    let unpack = Unpack::new().ids(crate::ids()).progress(|p| end(p.members == 100));
     let e = unpack.run_file(&path, place.target()).unwrap_err();
     place.refused(&e, Cancelled, &[]);
 
     // In the middle of one large file, too.
-    let asked = Cell::new(0);
-    let third = || asked.replace(asked.get() + 1) == 6;
     let large = Tar::new().file("large", &"x".repeat(4 << 20)).end();
-    let e = Unpack::new().ids(crate::ids()).cancelled(&third).run(large.bytes(), place.target()).unwrap_err();
+    let unpack = Unpack::new().ids(crate::ids()).progress(|p| end(p.written > 1 << 20));
+    let e = unpack.run(large.bytes(), place.target()).unwrap_err();
     place.refused(&e, Cancelled, &["`large`"]);
 }
 

@@ -113,6 +113,7 @@ fn what_the_kernel_or_overlayfs_would_misread_is_left_out_and_listed() {
         .pax(&[
             ("SCHILY.xattr.trusted.overlay.opaque", b"y"),
             ("SCHILY.xattr.user.overlay.redirect", b"/etc"),
+            ("SCHILY.xattr.trusted.stockade.shift", b"\xff\x0f\0\0"),
             ("SCHILY.xattr.nonsense.name", b"x"),
             ("SCHILY.acl.access", b"user::rwx"),
         ])
@@ -127,6 +128,7 @@ fn what_the_kernel_or_overlayfs_would_misread_is_left_out_and_listed() {
             (SkippedPart::TextAcl(b"SCHILY.acl.access".to_vec()), None),
             (xattr("trusted.overlay.opaque"), None),
             (xattr("user.overlay.redirect"), None),
+            (xattr("trusted.stockade.shift"), None),
             (xattr("nonsense.name"), Some(libc::EOPNOTSUPP)),
         ]
     );

@@ -2,7 +2,6 @@
 //!
 //! The archive's reader does it, at known places, so no luck is needed.
 
-use std::cell::RefCell;
 use std::fs;
 use std::io::{self, Read};
 use std::os::unix::fs::symlink;
@@ -146,8 +145,6 @@ fn the_target_itself_may_be_moved_away() {
 #[test]
 fn a_busy_meddler_gets_nothing_out() {
     use std::sync::atomic::{AtomicBool, Ordering};
-    let (mut whole, mut refused) = (0, 0);
-    let outcome = RefCell::new(String::new());
     for _ in 0..20 {
         let place = Place::new();
         let target = place.target();
@@ -165,17 +162,16 @@ fn a_busy_meddler_gets_nothing_out() {
                     std::thread::yield_now();
                 }
             });
-            match place.unpack(&tar) {
-                Ok(_) => whole += 1,
-                Err(e) => {
-                    refused += 1;
-                    *outcome.borrow_mut() = e.to_string();
-                }
-            }
+            // Either is right: it may have been looked at when all was well.
+            let result = place.unpack(&tar);
             end.store(true, Ordering::Relaxed);
+            if let Err(e) = result {
+                assert!(
+                    matches!(e.kind(), ErrorKind::Kernel | ErrorKind::Corrupt | ErrorKind::NotFound),
+                    "{e:?}"
+                );
+            }
         });
         place.untouched();
     }
-    println!("{whole} whole, {refused} refused, the last: {}", outcome.into_inner());
-    assert_eq!(whole + refused, 20);
 }

@@ -57,7 +57,7 @@ fn zoo(dir: &Path) {
     write("empty", b"");
     write("d/block", &[7; 512]);
     write("d/odd", &[8; 1025]);
-    write("d/large", &(0..3_000_000_u32).map(|n| (n * 31 >> 7) as u8).collect::<Vec<_>>());
+    write("d/large", &(0..3_000_000_u32).map(|n| ((n * 31) >> 7) as u8).collect::<Vec<_>>());
     fs::write(dir.join(OsStr::from_bytes(b"d/not-utf8-\xff\xfe")), "x").unwrap();
     write(&"n".repeat(255), b"x");
     write("d/line\nbreak and \x1b[31m", b"x");

@@ -1,8 +1,8 @@
 //! A root file system out of an archive, for one run.
 
-use std::cell::Cell;
 use std::fs::DirBuilder;
 use std::io::{ErrorKind, Write};
+use std::ops::ControlFlow;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
@@ -26,9 +26,13 @@ impl Image {
         let image = Self(private_dir()?);
         let ids = if owners_are_kept() { UnpackIds::AsIs } else { UnpackIds::Caller };
         // Asking costs more than unpacking a small file does.
-        let calls = Cell::new(0_u32);
-        let ended = || calls.replace(calls.get().wrapping_add(1)).is_multiple_of(64) && signals.end_asked();
-        let done = Unpack::new().ids(ids).cancelled(&ended).run_file(archive, image.root())?;
+        let mut calls = 0_u32;
+        let look = |_| {
+            let ended = calls.is_multiple_of(64) && signals.end_asked();
+            calls = calls.wrapping_add(1);
+            if ended { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let done = Unpack::new().ids(ids).progress(look).run_file(archive, image.root())?;
         if done.skipped_total > 0 {
             // If it cannot be told there is nobody to tell.
             let _ = writeln!(

@@ -9,7 +9,7 @@ const REVISION_3: u32 = 0x0300_0000;
 
 /// File capabilities (`security.capability`; `struct vfs_ns_cap_data`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Caps {
+pub(crate) struct Caps {
     /// Without the revision: whether they are effective at once.
     flags: u32,
     /// Permitted and inheritable, the lower halves first.
@@ -19,7 +19,7 @@ pub(super) struct Caps {
 }
 
 impl Caps {
-    pub(super) fn decode(value: &[u8]) -> Option<Self> {
+    pub(crate) fn decode(value: &[u8]) -> Option<Self> {
         let mut words = value.chunks_exact(4).map(|w| u32::from_le_bytes([w[0], w[1], w[2], w[3]]));
         let magic = words.next()?;
         let sets = [words.next()?, words.next()?, words.next()?, words.next()?];
@@ -31,7 +31,7 @@ impl Caps {
         Some(Self { flags: magic & !REVISION, sets, root })
     }
 
-    pub(super) fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let revision = if self.root == 0 { REVISION_2 } else { REVISION_3 };
         let mut words = vec![revision | self.flags];
         words.extend(self.sets);
@@ -41,7 +41,7 @@ impl Caps {
         words.into_iter().flat_map(u32::to_le_bytes).collect()
     }
 
-    pub(super) fn with_root(self, translate: impl FnOnce(u32) -> Result<u32>) -> Result<Self> {
+    pub(crate) fn with_root(self, translate: impl FnOnce(u32) -> Result<u32>) -> Result<Self> {
         Ok(Self { root: translate(self.root)?, ..self })
     }
 }
@@ -68,7 +68,7 @@ impl Kept {
 }
 
 /// An access control list (`struct posix_acl_xattr_header` and `..._entry`) with other ids.
-pub(super) fn list_with(value: &[u8], translate: impl Fn(IdKind, u32) -> Result<u32>) -> Result<Vec<u8>> {
+pub(crate) fn list_with(value: &[u8], translate: impl Fn(IdKind, u32) -> Result<u32>) -> Result<Vec<u8>> {
     const HEADER: usize = 4;
     const USER: u16 = 0x02;
     const GROUP: u16 = 0x08;

@@ -25,7 +25,7 @@
 //! is shifted. Lists of NFSv4 and signatures (IMA, EVM) are not known here. Nothing else should use the tree
 //! meanwhile: what others change in it may be missed, but never leads the shift out of it.
 
-mod attrs;
+pub(crate) mod attrs;
 mod entry;
 #[cfg(test)]
 mod tests;

@@ -4,7 +4,8 @@ use rustix::fs::{Gid, Uid};
 
 use super::options::UnpackIds;
 use crate::error::{Error, ErrorKind, Result};
-use crate::idmap::{IdMap, InnerGid, InnerUid};
+use crate::idmap::shift::attrs::{Caps, list_with};
+use crate::idmap::{IdKind, IdMap, InnerGid, InnerUid};
 
 const CAPABILITY: &[u8] = b"security.capability";
 const ACLS: [&[u8]; 2] = [b"system.posix_acl_access", b"system.posix_acl_default"];
@@ -60,57 +61,25 @@ fn malformed(name: &str) -> Error {
     Error::new(ErrorKind::Corrupt, "read the archive").detail(format!("the attribute `{name}` is malformed"))
 }
 
-/// File capabilities for the namespace of a map (`struct vfs_ns_cap_data`, `capabilities(7)`, Linux 4.14): they
-/// name the root user for whom they count. Older forms mean the root of the namespace that the file system belongs
-/// to, which is the map's own here.
+/// File capabilities for the namespace of a map: they name the root user for whom they count (Linux 4.14). Older forms
+/// mean the root of the namespace that the file system belongs to, which is the map's own here.
 fn capability(map: &IdMap, value: &[u8]) -> Result<Vec<u8>> {
-    const FORM: u32 = 0xff00_0000;
-    const V2: u32 = 0x0200_0000;
-    const V3: u32 = 0x0300_0000;
-    let bad = || malformed("security.capability");
-    let word =
-        |at: usize| -> Option<u32> { Some(u32::from_le_bytes(value.get(at..at + 4)?.try_into().ok()?)) };
-    let magic = word(0).ok_or_else(bad)?;
-    let root = match (magic & FORM, value.len()) {
-        (V2, 20) => 0,
-        (V3, 24) => word(20).ok_or_else(bad)?,
-        _ => return Err(bad()),
-    };
-    let mut out = value.to_vec();
-    out.truncate(20);
-    let host = host_uid(map, root)?;
-    // Root of the host: the form without an id says it, and is understood everywhere.
-    let form = if host == 0 { V2 } else { V3 };
-    out[..4].copy_from_slice(&(magic & !FORM | form).to_le_bytes());
-    if host != 0 {
-        out.extend_from_slice(&host.to_le_bytes());
-    }
-    Ok(out)
+    let caps = Caps::decode(value).ok_or_else(|| malformed("security.capability"))?;
+    Ok(caps.with_root(|root| host_uid(map, root))?.encode())
 }
 
-/// A POSIX ACL (`struct posix_acl_xattr_header` and entries): version 2, then tag, permissions and id of each.
+/// A POSIX ACL: version 2, then entries of 8 bytes, of which some name a user or a group.
 fn acl(map: &IdMap, value: &[u8]) -> Result<Vec<u8>> {
-    const USER: u16 = 0x02;
-    const GROUP: u16 = 0x08;
-    let bad = || malformed("system.posix_acl");
-    let (version, entries) = value.split_first_chunk::<4>().ok_or_else(bad)?;
-    let (entries, rest) = entries.as_chunks::<8>();
-    if u32::from_le_bytes(*version) != 2 || !rest.is_empty() {
-        return Err(bad());
+    let whole = value.split_first_chunk().is_some_and(|(version, entries)| {
+        u32::from_le_bytes(*version) == 2 && entries.len().is_multiple_of(8)
+    });
+    if !whole {
+        return Err(malformed("system.posix_acl"));
     }
-    let mut out = version.to_vec();
-    for entry in entries {
-        let [t0, t1, p0, p1, id @ ..] = *entry;
-        let id = u32::from_le_bytes(id);
-        let id = match u16::from_le_bytes([t0, t1]) {
-            USER => host_uid(map, id)?,
-            GROUP => host_gid(map, id)?,
-            _ => id,
-        };
-        out.extend_from_slice(&[t0, t1, p0, p1]);
-        out.extend_from_slice(&id.to_le_bytes());
-    }
-    Ok(out)
+    list_with(value, |kind, id| match kind {
+        IdKind::Uid => host_uid(map, id),
+        IdKind::Gid => host_gid(map, id),
+    })
 }
 
 #[cfg(test)]

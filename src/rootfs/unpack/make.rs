@@ -4,24 +4,21 @@
 //! without following links; nothing that exists is opened for writing. What stands in the way of a later member is
 //! removed by its name.
 
-use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, XattrFlags};
 use rustix::io::Errno;
 
 use super::archive::{Archive, bad, shown};
+use super::content::{write, write_with_holes};
 use super::member::{Kind, Member, Meta};
+use super::names::{joined, path_buf, split};
 use super::options::{DeviceKind, Skipped, SkippedPart, UnpackDevices, UnpackIds, Unpacked};
 use super::sparse::Map;
 use super::tree::{CLOSED, ROOT, Tree};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::raw::retry;
 
-/// Written to disk by one call at most.
-const PIECE: u64 = 1 << 20;
 /// How often something in the way is removed, should somebody put it back.
 const TRIES: usize = 8;
 /// The mode of a directory that no member names.
@@ -305,7 +302,7 @@ impl Maker<'_> {
         if name.contains(&0) || name.is_empty() {
             return Err(bad("an extended attribute has no proper name"));
         }
-        if name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.") {
+        if MISREAD.iter().any(|prefix| name.starts_with(prefix)) {
             self.skip(names, SkippedPart::Xattr(name.to_vec()), None);
             return Ok(());
         }
@@ -373,29 +370,11 @@ impl Maker<'_> {
     }
 }
 
+/// Attributes that an image does not bring: overlayfs would take a file for something else, and a shift of owners for
+/// one that it has begun with.
+const MISREAD: [&[u8]; 3] = [b"trusted.overlay.", b"user.overlay.", b"trusted.stockade."];
+
 const MAKE_NODE: &str = "make a device or a pipe";
-
-/// The parts of a path in the archive. A leading `/` means the target, as in GNU tar; `..` is refused.
-fn split(path: &[u8]) -> Result<Vec<&[u8]>> {
-    let mut names = Vec::new();
-    for name in path.split(|b| *b == b'/') {
-        match name {
-            b"" | b"." => {}
-            b".." => return Err(bad("a path leads upwards (`..`)")),
-            name if name.contains(&0) => return Err(bad("a path holds a zero byte")),
-            name => names.push(name),
-        }
-    }
-    Ok(names)
-}
-
-fn joined(names: &[&[u8]]) -> String {
-    shown(&names.join(&b'/'))
-}
-
-fn path_buf(names: &[&[u8]]) -> PathBuf {
-    PathBuf::from(OsStr::from_bytes(&names.join(&b'/')))
-}
 
 fn opening(errno: Errno) -> Error {
     let e = Error::sys("open a directory of the target", errno);
@@ -424,47 +403,6 @@ fn times((sec, nsec): (i64, u32)) -> Timestamps {
     }
 }
 
-fn write(file: &OwnedFd, archive: &mut Archive<'_, '_>) -> Result<()> {
-    loop {
-        let found = archive.content(PIECE)?;
-        if found.is_empty() {
-            return Ok(());
-        }
-        let count = found.len();
-        let mut rest = found;
-        while !rest.is_empty() {
-            let n = retry(|| rustix::io::write(file, rest)).map_err(writing)?;
-            rest = &rest[n..];
-        }
-        archive.input.watch.wrote(count);
-    }
-}
-
-fn write_with_holes(file: &OwnedFd, map: &Map, archive: &mut Archive<'_, '_>) -> Result<()> {
-    for extent in &map.extents {
-        let (mut offset, end) = (extent.offset, extent.offset + extent.len);
-        while offset < end {
-            let found = archive.content(PIECE.min(end - offset))?;
-            if found.is_empty() {
-                return Err(bad("a file with holes ends before its last extent"));
-            }
-            let count = found.len();
-            let mut rest = found;
-            while !rest.is_empty() {
-                let n = retry(|| rustix::io::pwrite(file, rest, offset)).map_err(writing)?;
-                rest = &rest[n..];
-                offset += n as u64;
-            }
-            archive.input.watch.wrote(count);
-        }
-    }
-    retry(|| rustix::fs::ftruncate(file, map.size)).map_err(writing)
-}
-
-fn writing(errno: Errno) -> Error {
-    Error::sys("write a file", errno)
-}
-
 /// A name in a directory as a path: for calls that take no descriptor of a directory. The last part is not followed
 /// by those that are used here.
 fn in_proc(dir: BorrowedFd<'_>, name: &[u8]) -> Vec<u8> {
@@ -485,35 +423,4 @@ fn chmod_named(dir: BorrowedFd<'_>, name: &[u8], mode: Mode) -> Result<(), Errno
 pub(super) fn chmod_path_fd(fd: BorrowedFd<'_>, mode: Mode) -> Result<(), Errno> {
     let path = format!("/proc/thread-self/fd/{}", fd.as_raw_fd());
     retry(|| rustix::fs::chmodat(CWD, &*path, mode, AtFlags::empty()))
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    #[test]
-    fn paths_are_split_below_the_target() {
-        let split = |path: &[u8]| split(path).map(|names| names.join(&b'|'));
-        assert_eq!(split(b"./usr//bin/").unwrap(), b"usr|bin");
-        assert_eq!(split(b"/etc/passwd").unwrap(), b"etc|passwd");
-        assert_eq!(split(b"./").unwrap(), b"");
-        assert_eq!(split(b"a/.../..b").unwrap(), b"a|...|..b");
-        for bad in [&b".."[..], b"a/../b", b"/..", b"a/..", b"a\0b"] {
-            assert!(split(bad).is_err(), "{bad:?}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn no_path_leads_out(path in prop::collection::vec(prop::sample::select(b"./ab\0\xff".to_vec()), 0..40)) {
-            if let Ok(names) = split(&path) {
-                for name in names {
-                    prop_assert!(!name.is_empty() && name != b"." && name != b"..");
-                    prop_assert!(!name.contains(&b'/') && !name.contains(&0));
-                }
-            }
-        }
-    }
 }

@@ -4,7 +4,8 @@
 //! options   what the caller chooses and is told
 //! input     the archive's bytes: decompressed, counted          watch   limits, progress, cancellation
 //! archive   from header to header                               member, pax, sparse, number   what headers say
-//! make      members become files                                tree    the target's directories, by descriptor
+//! make      members become files                                names, content
+//! tree      the target's directories, by descriptor
 //! attrs     owners, capabilities and ACLs for an id map         clear   what a failure leaves is removed
 //! ```
 //! Layers of OCI images would come between `archive` and `make`: a whiteout is a member with a certain name.
@@ -12,9 +13,11 @@
 mod archive;
 mod attrs;
 mod clear;
+mod content;
 mod input;
 mod make;
 mod member;
+mod names;
 mod number;
 mod options;
 mod pax;
@@ -25,6 +28,7 @@ mod watch;
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -39,7 +43,7 @@ pub use options::{
     UnpackLimits, Unpacked,
 };
 use tree::{CLOSED, Tree};
-use watch::Watch;
+use watch::{Told, Watch};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::raw::retry;
@@ -94,8 +98,7 @@ pub struct Unpack<'a> {
     devices: UnpackDevices,
     limits: UnpackLimits,
     on_failure: OnFailure,
-    progress: Option<&'a mut dyn FnMut(Progress)>,
-    cancelled: Option<&'a dyn Fn() -> bool>,
+    progress: Option<Box<Told<'a>>>,
 }
 
 impl fmt::Debug for Unpack<'_> {
@@ -144,29 +147,27 @@ impl<'a> Unpack<'a> {
         self
     }
 
-    /// Called for each member and each 64 to 128 KiB, in the calling thread.
-    #[must_use]
-    pub fn progress(mut self, progress: &'a mut dyn FnMut(Progress)) -> Self {
-        self.progress = Some(progress);
-        self
-    }
-
-    /// Asked as often as progress is told: `true` ends the work with [`Cancelled`](ErrorKind::Cancelled). A reader
-    /// that waits is not interrupted.
+    /// Sets what is called for each member and each 64 to 128 KiB, in the calling thread. `Break` ends the work with
+    /// [`Cancelled`](ErrorKind::Cancelled). A reader that waits is not interrupted.
     ///
     /// ```
+    /// use std::ops::ControlFlow;
     /// use stockade::Cancel;
     /// use stockade::rootfs::Unpack;
     ///
     /// let cancel = Cancel::new()?;
-    /// let ends = || cancel.is_cancelled();
-    /// let unpack = Unpack::new().cancelled(&ends);
-    /// # let _ = unpack;
+    /// let unpack = Unpack::new().progress(|done| {
+    ///     if let Some(total) = done.total {
+    ///         println!("{} %", done.taken * 100 / total.max(1));
+    ///     }
+    ///     if cancel.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    /// });
+    /// # drop(unpack);
     /// # Ok::<(), stockade::Error>(())
     /// ```
     #[must_use]
-    pub fn cancelled(mut self, cancelled: &'a dyn Fn() -> bool) -> Self {
-        self.cancelled = Some(cancelled);
+    pub fn progress(mut self, progress: impl FnMut(Progress) -> ControlFlow<()> + 'a) -> Self {
+        self.progress = Some(Box::new(progress));
         self
     }
 
@@ -210,10 +211,10 @@ impl<'a> Unpack<'a> {
 
     fn unpack(self, archive: impl Read + Send, total: Option<u64>, path: &Path) -> Result<Unpacked> {
         let named = |e: Error| e.with_op("unpack");
-        let Self { ids, devices, limits, on_failure, progress, cancelled } = self;
+        let Self { ids, devices, limits, on_failure, progress } = self;
         let target = Target::open(path).map_err(named)?;
         let state = Progress { total, ..Progress::default() };
-        let watch = Watch { limits, progress, cancelled, state };
+        let watch = Watch { limits, progress, state };
         let result = target.fd.try_clone().map_err(|e| Error::io("open the target", e)).and_then(|root| {
             std::thread::scope(|scope| {
                 let input = Input::open(archive, scope, watch)?;

@@ -186,8 +186,8 @@ pub enum SkippedPart {
     },
     /// The whole member, a hard link to a device that was left out: the path of that below the target.
     LinkToDevice(PathBuf),
-    /// An extended attribute, by its name. Those of overlayfs are always left out: they would make the kernel take
-    /// a file of the image for something else.
+    /// An extended attribute, by its name. Those of overlayfs and of this library are always left out: they would
+    /// make a file of the image pass for something else.
     Xattr(Vec<u8>),
     /// A POSIX ACL in the form of text (`SCHILY.acl.*`), by its key; those in the form of an attribute are kept.
     TextAcl(Vec<u8>),

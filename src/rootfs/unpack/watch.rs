@@ -1,16 +1,20 @@
 //! Limits, progress and cancellation of one unpacking.
 
+use std::ops::ControlFlow;
+
 use super::options::{Progress, UnpackLimits};
 use crate::error::{Error, ErrorKind, Result};
 
 /// So many bytes are let pass whatever their ratio: it takes more to do harm.
 const RATIO_FREE: u64 = 64 * 1024 * 1024;
 
+/// Hears of the progress, and may end the work.
+pub(super) type Told<'w> = dyn FnMut(Progress) -> ControlFlow<()> + 'w;
+
 /// Looked at for each member and each chunk.
 pub(super) struct Watch<'w> {
     pub(super) limits: UnpackLimits,
-    pub(super) progress: Option<&'w mut dyn FnMut(Progress)>,
-    pub(super) cancelled: Option<&'w dyn Fn() -> bool>,
+    pub(super) progress: Option<Box<Told<'w>>>,
     pub(super) state: Progress,
 }
 
@@ -58,15 +62,11 @@ impl Watch<'_> {
     }
 
     fn tell(&mut self) -> Result<()> {
-        if let Some(progress) = &mut self.progress {
-            progress(self.state);
+        let told = self.progress.as_mut().map(|progress| progress(self.state));
+        if told.is_some_and(|told| told.is_break()) {
+            return Err(Error::new(ErrorKind::Cancelled, "unpack the archive").detail("the caller ended it"));
         }
-        match self.cancelled {
-            Some(cancelled) if cancelled() => {
-                Err(Error::new(ErrorKind::Cancelled, "unpack the archive").detail("the caller ended it"))
-            }
-            _ => Ok(()),
-        }
+        Ok(())
     }
 }
 
