@@ -161,6 +161,7 @@ mod tests {
 
     #[test]
     fn each_kind_of_difference_is_seen() {
+        let _serial = crate::serial();
         let dir = tempfile::tempdir().unwrap();
         let (a, b) = (dir.path().join("a"), dir.path().join("b"));
         let change = |at: &Path, path: &str, text: &str| fs::write(at.join(path), text).unwrap();

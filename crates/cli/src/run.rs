@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use stockade::cgroup::{Hierarchy, Limit, Limits};
 use stockade::container::{CgroupConfig, Container, IdMapConfig, Mount, SeccompConfig};
@@ -51,11 +52,18 @@ fn see_through(container: &Arc<Container>, signals: Held) -> Result<ExitStatus, 
     Ok(container.wait()?)
 }
 
-/// Ends what runs and removes it; that it is gone already is fine.
+/// Ends what runs and removes it; that it is gone already is fine. Another process may be about to finish its `stop`:
+/// it gets some time for that.
 fn remove(container: &Container) -> Result<(), Fail> {
-    match container.delete_with(DeleteOptions::new().mode(DeleteMode::Stop)) {
-        Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
-        other => Ok(other?),
+    let end = Instant::now() + Duration::from_secs(10);
+    loop {
+        match container.delete_with(DeleteOptions::new().mode(DeleteMode::Stop)) {
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(e) if e.kind() == ErrorKind::Busy && Instant::now() < end => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            other => return Ok(other?),
+        }
     }
 }
 
