@@ -2,14 +2,16 @@
 //! standard output.
 //!
 //! `bench_driver ROW`, where ROW is `stockade` (privileged, what the floor program does), `stockade_userns` (the
-//! same in a user namespace of its own, which is the default), `stockade_1gib` (the first one from a host with 1 GiB
+//! same in a user namespace of its own, which is the default), `stockade_pool` and `stockade_userns_pool` (from a
+//! prewarmed sandbox), `stockade_500` (beside 500 running containers), `stockade_mounts` (on a host with 1,000
+//! mounts, from the spawner thread), `stockade_2gib` and `stockade_1gib` (the first one from a host with 1 GiB
 //! resident in 4 KiB pages) or `exec` (a command in a running container).
 
 use std::error::Error;
 use std::io::{BufRead, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use stockade::caps::CapabilitySets;
 use stockade::container::{Container, ContainerBuilder, ContainerConfig, SeccompConfig};
@@ -51,6 +53,22 @@ fn full_run(rt: &Runtime, privileged: bool) -> Result<(f64, f64)> {
     Ok((total.as_secs_f64() * 1e6, to_exec.as_secs_f64() * 1e6))
 }
 
+/// Sandboxes that are kept ready.
+const POOL: usize = 3;
+
+/// A run from a sandbox, once the pool's thread is done with making it: it would take the processor away.
+fn pooled_run(rt: &Runtime, privileged: bool) -> Result<(f64, f64)> {
+    let config = config("template", privileged)?.build()?;
+    for _ in 0..1000 {
+        if rt.prewarmed(&config) == POOL {
+            std::thread::sleep(Duration::from_millis(2));
+            return full_run(rt, privileged);
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Err("the pool makes no sandbox".into())
+}
+
 fn exec_run(c: &Arc<Container>) -> Result<(f64, f64)> {
     let start = Instant::now();
     let inherit =
@@ -79,15 +97,44 @@ fn ballast(bytes: usize) -> Result<Vec<u8>> {
     Ok(memory)
 }
 
+/// Gives this process a mount namespace of its own with so many mounts more.
+fn many_mounts(n: usize) -> Result {
+    use rustix::mount::{MountPropagationFlags, mount_bind, mount_change};
+    // SAFETY: this process has one thread, which shares nothing that the call takes away.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS)? };
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+    let dir = env("STOCKADE_BENCH_DIR")?.join("mounts");
+    std::fs::create_dir_all(&dir)?;
+    for i in 0..n {
+        let place = dir.join(i.to_string());
+        std::fs::create_dir(&place)?;
+        mount_bind(&place, &place)?;
+    }
+    Ok(())
+}
+
 fn main() -> Result {
     let row = std::env::args().nth(1).unwrap_or_default();
-    let _ballast = if row == "stockade_1gib" { ballast(1 << 30)? } else { Vec::new() };
+    let _ballast = match &*row {
+        "stockade_1gib" => ballast(1 << 30)?,
+        "stockade_2gib" => ballast(2 << 30)?,
+        _ => Vec::new(),
+    };
+    if row == "stockade_mounts" {
+        many_mounts(1000)?;
+    }
     let dir = env("STOCKADE_BENCH_DIR")?.join(&row);
-    let rt = Runtime::builder()
+    let builder = Runtime::builder()
         .state_dir(dir.join("state"))
         .run_dir(dir.join("run"))
-        .cgroup(env("STOCKADE_BENCH_CGROUP")?)
-        .open()?;
+        .cgroup(env("STOCKADE_BENCH_CGROUP")?);
+    let rt = if row == "stockade_mounts" { builder.spawner_thread() } else { builder }.open()?;
+    let mut neighbours = Vec::new();
+    for n in 0..if row == "stockade_500" { 500 } else { 0 } {
+        let c = rt.create(config(&format!("n{n}"), true)?.args(["/bin/sleep", "100000"]).build()?)?;
+        c.start()?;
+        neighbours.push(c);
+    }
     let target = if row == "exec" {
         let c = rt.create(config("target", true)?.args(["/bin/sleep", "100000"]).build()?)?;
         c.start()?;
@@ -95,17 +142,27 @@ fn main() -> Result {
     } else {
         None
     };
+    if row.ends_with("_pool") {
+        rt.prewarm(config("template", row == "stockade_pool")?.build()?, POOL)?;
+    }
     let (stdin, mut stdout) = (std::io::stdin().lock(), std::io::stdout());
     for line in stdin.lines() {
         line?;
         let (total, to_exec) = match (&*row, &target) {
             ("exec", Some(c)) => exec_run(c)?,
-            ("stockade" | "stockade_1gib", _) => full_run(&rt, true)?,
+            ("stockade" | "stockade_1gib" | "stockade_2gib" | "stockade_500" | "stockade_mounts", _) => {
+                full_run(&rt, true)?
+            }
             ("stockade_userns", _) => full_run(&rt, false)?,
+            ("stockade_pool", _) => pooled_run(&rt, true)?,
+            ("stockade_userns_pool", _) => pooled_run(&rt, false)?,
             _ => return Err(format!("unknown row `{row}`").into()),
         };
         writeln!(stdout, "{total:.1} {to_exec:.1}")?;
         stdout.flush()?;
+    }
+    for c in neighbours {
+        c.stop()?;
     }
     if let Some(c) = target {
         c.stop()?;

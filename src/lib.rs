@@ -58,7 +58,7 @@
 //! | working directory, umask, environment, signal mask and handlers, credentials, namespaces of any thread, resource limits, `no_new_privs`, dumpable and subreaper flag, `oom_score_adj` | none |
 //! | file descriptors | those that a live handle owns, all close-on-exec; none after it is dropped |
 //! | threads | none |
-//! | child processes | the first processes of containers and the commands run by `exec`. They are waited for by pidfd alone, never by `wait(-1)`. Their end raises SIGCHLD, as any child's does |
+//! | child processes | the first processes of containers and the commands run by `exec`; for an ordinary user `newuidmap`, `newgidmap` and `rm` for a moment. They are waited for by pidfd alone, never by `wait(-1)`. Their end raises SIGCHLD, as any child's does |
 //! | end of the process | never caused; bad input gives an error, never a panic |
 //!
 //! The tests take a snapshot of all this around every container that they start.
@@ -71,6 +71,7 @@
 //! | for | privilege on the host |
 //! |---|---|
 //! | a container with 65,536 ids of its own, id-mapped roots and mounts | root, or its `CAP_SYS_ADMIN`, `CAP_SETUID`, `CAP_SETGID` |
+//! | a container with the ids that `/etc/subuid` and `/etc/subgid` give the user | none, where `newuidmap` and `newgidmap` are installed: see [`IdMapConfig::Auto`](container::IdMapConfig::Auto) |
 //! | a container with one id, the user's own | none, where the host allows user namespaces to everybody |
 //! | a [privileged](container::ContainerBuilder::privileged) container | root |
 //! | a cgroup of its own: freeze, limits, a stop that no fork bomb outruns | root, or a delegated cgroup; else [`CgroupConfig::None`](container::CgroupConfig::None) |

@@ -4,7 +4,7 @@ use super::config::CgroupConfig;
 use super::handle::{Container, Run};
 use super::live::remove_cgroup;
 use crate::error::{Error, ErrorKind, Result};
-use crate::instance::{DeleteMode, DeleteOptions};
+use crate::instance::{DEFAULT_DEADLINE, DeleteMode, DeleteOptions};
 use crate::op::{Action, Deadline};
 
 impl Container {
@@ -33,7 +33,7 @@ impl Container {
                 let _part = guard.nested(Action::Stop);
                 self.stop_locked(deadline, options.cancel.as_ref())?;
             }
-            self.delete_stopped()
+            self.delete_stopped(deadline)
         });
         self.named(Action::Delete, done)
     }
@@ -44,13 +44,13 @@ impl Container {
         if !self.config().ephemeral {
             return Ok(());
         }
-        match self.delete_stopped() {
+        match self.delete_stopped(Deadline::after(DEFAULT_DEADLINE)) {
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
             other => other,
         }
     }
 
-    fn delete_stopped(&self) -> Result<()> {
+    fn delete_stopped(&self, deadline: Deadline) -> Result<()> {
         let mut run = self.run();
         if matches!(*run, Run::Deleted) {
             return Err(self.gone());
@@ -63,6 +63,7 @@ impl Container {
             return Err(e);
         }
         self.remove_left_cgroup()?;
+        self.erase_changes(deadline)?;
         drop(self.sandbox().take());
         let id = self.id();
         let inner = self.runtime.inner();
@@ -75,7 +76,7 @@ impl Container {
             Err(e) => return Err(e),
         }
         // Last, so that nobody gets ids that files of this container still have.
-        if self.has_own_range() {
+        if self.has_own_range()? {
             let released = inner.ranges().and_then(|ranges| ranges.release(&self.uuid));
             if let Err(e) = released {
                 // The container is gone all the same.

@@ -82,7 +82,7 @@ impl Container {
             settings.env.retain(|(n, _)| *n != name);
             settings.env.push((name, value));
         }
-        let groups = !has_users || host.set_groups() == SetGroups::Allow;
+        let groups = !has_users || host.set_groups() == SetGroups::Allow || may_set_groups(live.child.id());
         let held = if has_users { CapSet::ALL } else { host.permitted() };
         let settings = settings.tail(host, held)?;
 
@@ -198,6 +198,11 @@ fn exec_caps(of: &Settings, user: Option<&User>, asked: Option<CapabilitySets>) 
         None if user.is_none_or(User::is_root) => of.caps,
         None => CapabilitySets { bounding, ..CapabilitySets::none() },
     }
+}
+
+/// Whether groups can be set in the user namespace of a process (`user_namespaces(7)`).
+fn may_set_groups(pid: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/setgroups")).is_ok_and(|text| text.trim() == "allow")
 }
 
 /// A container that is frozen, or that ends just now, explains most failures.

@@ -16,7 +16,7 @@ use crate::idmap::IdMap;
 use crate::name::InstanceId;
 use crate::namespaces::{NamespaceKind, NamespaceSource};
 use crate::op::{Action, ActionGuard, ActionLock, Between, Undo};
-use crate::runtime::{Inner, Runtime};
+use crate::runtime::{Ids, Inner, Runtime};
 use crate::store::Durability;
 
 /// A container, from [`Runtime::create`] or [`Runtime::container`].
@@ -81,7 +81,7 @@ impl Container {
         // The ids are reserved now, so that what is put into the root file system before the start can belong to
         // them; without any left there is no instance. And before the record: a crash between the two leaves ids
         // without an instance, which are found and given back, and no instance that lacks something.
-        if has_own_range(inner, &record.config) {
+        if has_own_range(inner, &record.config)? {
             let ranges = inner.ranges()?;
             if sandbox.is_none() {
                 undo.push("give back the ids", || {
@@ -132,7 +132,7 @@ impl Container {
     }
 
     /// Whether the runtime gives it 65,536 ids of its own.
-    pub(super) fn has_own_range(&self) -> bool {
+    pub(super) fn has_own_range(&self) -> Result<bool> {
         has_own_range(self.runtime.inner(), &self.config())
     }
 
@@ -144,8 +144,14 @@ impl Container {
         }
         let host = &self.runtime.inner().host;
         match &config.idmap {
-            IdMapConfig::Explicit(map) => Ok(Some(map.clone())),
-            IdMapConfig::Auto if host.can_map_ranges() => {
+            IdMapConfig::Explicit(map) => return Ok(Some(map.clone())),
+            IdMapConfig::SingleUser => return host.single_id_map().map(Some),
+            IdMapConfig::Auto => {}
+        }
+        match host.id_source()? {
+            Ids::Single => host.single_id_map().map(Some),
+            Ids::Delegated(map) => Ok(Some(map.clone())),
+            Ids::Ranges => {
                 let ranges = self.runtime.inner().ranges()?;
                 let map = ranges.get(&self.uuid)?;
                 map.map(Some).ok_or_else(|| {
@@ -154,7 +160,6 @@ impl Container {
                         .hint("delete it and make it anew")
                 })
             }
-            _ => host.single_id_map().map(Some),
         }
     }
 
@@ -226,10 +231,10 @@ pub(super) fn new_uuid(inner: &Inner) -> String {
 }
 
 /// Whether the runtime gives a container of this configuration 65,536 ids of its own.
-fn has_own_range(inner: &Inner, config: &ContainerConfig) -> bool {
-    config.namespaces.is_new(NamespaceKind::User)
+fn has_own_range(inner: &Inner, config: &ContainerConfig) -> Result<bool> {
+    Ok(config.namespaces.is_new(NamespaceKind::User)
         && config.idmap == IdMapConfig::Auto
-        && inner.host.can_map_ranges()
+        && *inner.host.id_source()? == Ids::Ranges)
 }
 
 impl fmt::Debug for Container {

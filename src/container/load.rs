@@ -12,6 +12,7 @@ use super::live::Live;
 use crate::cgroup::Cgroup;
 use crate::error::{Error, ErrorKind, Result};
 use crate::exit::ExitStatus;
+use crate::idmap::{IdKind, IdMap};
 use crate::name::InstanceId;
 use crate::op::Action;
 use crate::runtime::Runtime;
@@ -80,7 +81,7 @@ impl Container {
             return Ok(None);
         }
         let cgroup = self.cgroup_of(&record);
-        let id_map = self.id_map()?;
+        let id_map = self.id_map_of(&child)?;
         let (child, guests) = (Arc::new(child), Arc::default());
         Ok(Some(Run::Live(Arc::new(Live { child, guests, cgroup, id_map, started_at, record }))))
     }
@@ -124,6 +125,20 @@ impl Container {
             std::thread::sleep(Duration::from_millis(1));
         }
         Ok(true)
+    }
+
+    /// The map that the running container has. What the files delegate to an ordinary user may be different by now.
+    fn id_map_of(&self, child: &Child) -> Result<Option<IdMap>> {
+        let now = self.id_map()?;
+        if now.is_none() || self.runtime.inner().host.writes_maps() {
+            return Ok(now);
+        }
+        let read =
+            |kind: IdKind| std::fs::read_to_string(format!("/proc/{}/{}", child.id(), kind.map_file()));
+        match (read(IdKind::Uid), read(IdKind::Gid)) {
+            (Ok(uids), Ok(gids)) => Ok(IdMap::parse_kernel(&uids, &gids).ok().or(now)),
+            _ => Ok(now),
+        }
     }
 
     /// The cgroup of the run, if it is still the same one.

@@ -2,6 +2,7 @@
 
 mod config;
 mod delete;
+mod erase;
 mod exec;
 mod freeze;
 mod handle;

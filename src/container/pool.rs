@@ -9,23 +9,26 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::config::{CgroupConfig, ContainerConfig, IdMapConfig};
 use super::handle::new_uuid;
 use super::live::remove_cgroup;
 use super::start::{Request, UserNamespace};
 use crate::cgroup::Cgroup;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::idmap::IdMap;
 use crate::namespaces::{NamespaceKind, NamespaceSource};
 use crate::op::Deadline;
 use crate::rootfs::Rootfs;
-use crate::runtime::Inner;
+use crate::runtime::{Ids, Inner};
 use crate::spawn::Started;
 
 /// How long one sandbox may take.
 const MAKE: Duration = Duration::from_secs(30);
+/// How long after one was taken the thread begins to make another, unless none is left: at once it would get in the
+/// way of the very start that took one.
+const QUIET: Duration = Duration::from_millis(5);
 /// How long the thread rests after a failure.
 const REST: Duration = Duration::from_secs(1);
 
@@ -49,11 +52,18 @@ impl Sandbox {
         if template.namespaces.is_new(NamespaceKind::User) {
             sandbox.id_map = Some(match &template.idmap {
                 IdMapConfig::Explicit(map) => map.clone(),
-                IdMapConfig::Auto if inner.host.can_map_ranges() => {
-                    inner.ranges()?.allocate_ephemeral(&sandbox.uuid)?
-                }
-                _ => inner.host.single_id_map()?,
+                IdMapConfig::SingleUser => inner.host.single_id_map()?,
+                IdMapConfig::Auto => match inner.host.id_source()? {
+                    Ids::Ranges => inner.ranges()?.allocate_ephemeral(&sandbox.uuid)?,
+                    Ids::Delegated(map) => map.clone(),
+                    Ids::Single => inner.host.single_id_map()?,
+                },
             });
+        }
+        if sandbox.id_map.as_ref().is_some_and(|map| inner.host.needs_programs(map)) {
+            return Err(Error::new(ErrorKind::Unsupported, "make a sandbox")
+                .detail("its id map is written by newuidmap(1), for a namespace that containers join")
+                .hint("choose IdMapConfig::SingleUser for the template and its containers"));
         }
         if template.cgroup != CgroupConfig::None {
             static COUNT: AtomicU64 = AtomicU64::new(0);
@@ -67,6 +77,7 @@ impl Sandbox {
             host: &inner.host,
             config: template,
             users: sandbox.id_map.as_ref().map_or(UserNamespace::Host, UserNamespace::New),
+            groups: inner.host.set_groups(),
             cgroup: sandbox.cgroup.as_ref(),
             joins: Vec::new(),
             upper: None,
@@ -125,7 +136,21 @@ struct Shared {
 struct State {
     ready: VecDeque<Sandbox>,
     size: usize,
+    taken: Option<Instant>,
     closing: bool,
+}
+
+impl State {
+    /// How long until another one is to be made: `None` for not before something changes.
+    fn due(&self) -> Option<Duration> {
+        if self.ready.len() >= self.size {
+            return None;
+        }
+        match self.taken {
+            Some(taken) if !self.ready.is_empty() => Some(QUIET.saturating_sub(taken.elapsed())),
+            _ => Some(Duration::ZERO),
+        }
+    }
 }
 
 impl Shared {
@@ -140,7 +165,7 @@ impl Pool {
         check(&template)?;
         let ready = (0..size).map(|_| Sandbox::new(inner, &template)).collect::<Result<VecDeque<_>>>()?;
         let shared = Arc::new(Shared {
-            state: Mutex::new(State { ready, size, closing: false }),
+            state: Mutex::new(State { ready, size, ..State::default() }),
             ..Shared::default()
         });
         let (pool, weak, config) = (Arc::clone(&shared), Arc::downgrade(inner), template.clone());
@@ -165,6 +190,7 @@ impl Pool {
                 None => break None,
             }
         };
+        state.taken = Some(Instant::now());
         drop(state);
         self.shared.changed.notify_all();
         taken
@@ -214,8 +240,12 @@ fn refill(pool: &Shared, inner: &Weak<Inner>, template: &ContainerConfig) {
             let woken = pool.changed.wait_timeout(state, rest);
             state = woken.unwrap_or_else(|e| e.into_inner()).0;
         }
-        while !state.closing && state.ready.len() >= state.size {
-            state = pool.changed.wait(state).unwrap_or_else(|e| e.into_inner());
+        while !state.closing {
+            state = match state.due() {
+                Some(Duration::ZERO) => break,
+                Some(left) => pool.changed.wait_timeout(state, left).unwrap_or_else(|e| e.into_inner()).0,
+                None => pool.changed.wait(state).unwrap_or_else(|e| e.into_inner()),
+            };
         }
         if state.closing {
             return;

@@ -6,12 +6,14 @@
 //! * [`subid`] reads `/etc/subuid` and `/etc/subgid`.
 //! * [`RangeAllocator`] hands out ranges that no two instances share.
 //! * [`mounts`] applies a map to a mount.
+//! * [`shift`](mod@shift) changes the owners on disk, where that cannot be.
 //!
 //! See `user_namespaces(7)`.
 
 mod allocator;
 mod area;
 mod claims;
+pub(crate) mod delegated;
 mod ids;
 mod map;
 pub mod mounts;
@@ -21,6 +23,7 @@ mod range;
 mod raw;
 mod record;
 mod session;
+pub mod shift;
 pub mod subid;
 mod write;
 

@@ -3,5 +3,12 @@
 mod source;
 pub(crate) mod standard;
 pub(crate) mod tree;
+#[cfg(feature = "image")]
+mod unpack;
 
 pub use source::{DirRootfs, FileIds, OverlayRootfs, Rootfs};
+#[cfg(feature = "image")]
+pub use unpack::{
+    Compression, DeviceKind, OnFailure, Progress, Skipped, SkippedPart, Unpack, UnpackDevices, UnpackIds,
+    UnpackLimits, Unpacked,
+};

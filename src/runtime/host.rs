@@ -1,14 +1,18 @@
 //! What this host lets this process do, found out once by doing it.
 
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Arc, OnceLock};
 
 use crate::caps::{CapSet, Capability};
 use crate::cgroup::{Cgroup, Hierarchy};
 use crate::error::{Error, Result};
-use crate::idmap::{HostGid, HostUid, IdMap, SetGroups};
+use crate::idmap::subid::SubidUser;
+use crate::idmap::{self, AllocatorOptions, HostGid, HostUid, IdMap, RANGE_SIZE, SetGroups};
 use crate::runtime::SpawnStrategy;
-use crate::spawn::{Stage2, Strategy};
+use crate::spawn::{Spawner, Stage2, Strategy, restrictions};
 use crate::sys::mount::clone_tree;
+
+use super::newuidmap::Programs;
 
 /// The host as a runtime found it.
 #[derive(Debug)]
@@ -18,10 +22,25 @@ pub(crate) struct Host {
     clones_mounts: bool,
     uid: u32,
     gid: u32,
+    /// `setgroups(2)` is denied in this process's own user namespace, and so in all below.
+    groups_denied: bool,
+    ids: OnceLock<Ids>,
     /// Without it children are forked.
-    stage2: Option<Stage2>,
+    stage2: Option<Arc<Stage2>>,
+    spawner: Option<Spawner>,
     cgroup: Result<Cgroups, String>,
     cgroup2: bool,
+}
+
+/// Where the ids of containers come from that say nothing about them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Ids {
+    /// Ranges that the runtime hands out, and whose maps this process writes.
+    Ranges,
+    /// All that the user may map, the same for all his containers; the programs write the map.
+    Delegated(IdMap),
+    /// The user's own, alone.
+    Single,
 }
 
 #[derive(Debug)]
@@ -33,7 +52,11 @@ struct Cgroups {
 
 impl Host {
     /// `cgroup`: where the instances' cgroups go; this process's own unless told otherwise.
-    pub(crate) fn probe(cgroup: Option<&std::path::Path>, strategy: SpawnStrategy) -> Result<Self> {
+    pub(crate) fn probe(
+        cgroup: Option<&std::path::Path>,
+        strategy: SpawnStrategy,
+        from_thread: bool,
+    ) -> Result<Self> {
         let permitted = CapSet::of_current_thread_permitted()?;
         let clones_mounts =
             permitted.contains(Capability::SysAdmin) && clone_tree(root(), "/", false).is_ok();
@@ -45,17 +68,22 @@ impl Host {
             (Err(e), Some(_)) => return Err(e),
             (Err(e), None) => Err(e.to_string()),
         };
+        let stage2 = match strategy {
+            SpawnStrategy::Auto => Stage2::new().ok(),
+            SpawnStrategy::Exec => Some(Stage2::new()?),
+            SpawnStrategy::Fork => None,
+        };
+        let stage2 = stage2.map(Arc::new);
         Ok(Self {
             permitted,
             last_cap: last_cap()?,
             clones_mounts,
             uid: rustix::process::geteuid().as_raw(),
             gid: rustix::process::getegid().as_raw(),
-            stage2: match strategy {
-                SpawnStrategy::Auto => Stage2::new().ok(),
-                SpawnStrategy::Exec => Some(Stage2::new()?),
-                SpawnStrategy::Fork => None,
-            },
+            groups_denied: std::fs::read_to_string("/proc/self/setgroups").is_ok_and(|s| s.trim() == "deny"),
+            ids: OnceLock::new(),
+            spawner: if from_thread { Some(Spawner::start(stage2.clone())?) } else { None },
+            stage2,
             cgroup2: cgroup.is_ok(),
             cgroup,
         })
@@ -70,7 +98,14 @@ impl Host {
             clones_mounts: permitted.contains(Capability::SysAdmin),
             uid: ids.0,
             gid: ids.1,
+            groups_denied: false,
+            ids: OnceLock::from(if permitted.contains(Capability::Setuid) {
+                Ids::Ranges
+            } else {
+                Ids::Single
+            }),
             stage2: None,
+            spawner: None,
             cgroup: Err("none in a unit test".to_owned()),
             cgroup2: true,
         }
@@ -91,14 +126,56 @@ impl Host {
         self.clones_mounts
     }
 
-    /// Whether maps of many ids can be written.
-    pub(crate) fn can_map_ranges(&self) -> bool {
+    /// Whether this process may write maps of any ids that it can name itself.
+    pub(crate) fn writes_maps(&self) -> bool {
         self.permitted.contains(Capability::Setuid) && self.permitted.contains(Capability::Setgid)
     }
 
     /// Whether supplementary groups can be set in user namespaces whose map this process writes.
     pub(crate) fn set_groups(&self) -> SetGroups {
-        if self.can_map_ranges() { SetGroups::Allow } else { SetGroups::Deny }
+        if self.writes_maps() && !self.groups_denied { SetGroups::Allow } else { SetGroups::Deny }
+    }
+
+    /// Where the ids of containers come from; found out at the first use.
+    ///
+    /// # Errors
+    /// Where `/etc/subuid`, `/etc/subgid` or this process's own map cannot be read.
+    pub(crate) fn id_source(&self) -> Result<&Ids> {
+        if let Some(ids) = self.ids.get() {
+            return Ok(ids);
+        }
+        let found = if self.writes_maps() { ids_of_root()? } else { self.ids_of_user()? };
+        Ok(self.ids.get_or_init(|| found))
+    }
+
+    fn ids_of_user(&self) -> Result<Ids> {
+        if Programs::find().is_err() {
+            return Ok(Ids::Single);
+        }
+        let map =
+            idmap::delegated::map(&SubidUser::current(), (HostUid::new(self.uid), HostGid::new(self.gid)))?;
+        Ok(map.map_or(Ids::Single, Ids::Delegated))
+    }
+
+    /// Whether only `newuidmap(1)` and `newgidmap(1)` can write this map for this process.
+    pub(crate) fn needs_programs(&self, map: &IdMap) -> bool {
+        !self.writes_maps() && !self.is_own_map(map)
+    }
+
+    /// Whether root of this map is the user who runs this process, and nobody else is in it.
+    pub(crate) fn is_own_map(&self, map: &IdMap) -> bool {
+        self.single_id_map().is_ok_and(|own| own == *map)
+    }
+
+    /// A user namespace in which nothing is allowed looks like many things: names the setting that makes it so.
+    pub(crate) fn explain_denied(&self, e: Error) -> Error {
+        if e.kind() != crate::ErrorKind::PermissionDenied || self.permitted.contains(Capability::SysAdmin) {
+            return e;
+        }
+        match restrictions::found() {
+            Some(why) if e.way_out() != Some(&*why) => e.also(why),
+            _ => e,
+        }
     }
 
     /// The map that needs no privilege: root inside is who runs this process.
@@ -107,7 +184,12 @@ impl Host {
     }
 
     pub(crate) fn strategy(&self) -> Strategy<'_> {
-        self.stage2.as_ref().map_or(Strategy::Fork, Strategy::Exec)
+        self.stage2.as_deref().map_or(Strategy::Fork, Strategy::Exec)
+    }
+
+    /// The thread to start children from, where there is one.
+    pub(crate) fn spawner(&self) -> Option<&Spawner> {
+        self.spawner.as_ref()
     }
 
     pub(crate) fn has_cgroup2(&self) -> bool {
@@ -132,6 +214,15 @@ impl Host {
                 .hint("mount a cgroup2 hierarchy, or choose CgroupConfig::None")
         })
     }
+}
+
+/// Capabilities are not all: root of a user namespace can give no more ids than that namespace has.
+fn ids_of_root() -> Result<Ids> {
+    let options = AllocatorOptions::of_host()?;
+    let found = [&options.uids, &options.gids].iter().all(|area| area.blocks(RANGE_SIZE).next().is_some());
+    // On a host that has all ids a lack of free ones is somebody's mistake, which the allocator names.
+    let has_all = || IdMap::of_current_process().is_ok_and(|own| own == IdMap::identity());
+    Ok(if found || has_all() { Ids::Ranges } else { Ids::Single })
 }
 
 fn last_cap() -> Result<u32> {

@@ -1,7 +1,9 @@
 //! The [`Runtime`]: where instances are made, found and listed.
 
 mod builder;
+mod held;
 mod host;
+mod newuidmap;
 mod recover;
 mod userns;
 
@@ -11,7 +13,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, RwLock, Weak};
 
 pub use builder::{RuntimeBuilder, SpawnStrategy};
-pub(crate) use host::Host;
+pub(crate) use held::HeldUsers;
+pub(crate) use host::{Host, Ids};
 
 use crate::container::{Container, ContainerConfig, Pool, Sandbox};
 use crate::error::Result;
@@ -49,6 +52,7 @@ pub(crate) struct Inner {
     /// Part of the names of this runtime's cgroups, so that those of two runtimes differ.
     pub(crate) tag: String,
     ranges: OnceLock<RangeAllocator>,
+    pub(crate) held: HeldUsers,
     open: Mutex<HashMap<InstanceId, Weak<Container>>>,
     pools: RwLock<Vec<Pool>>,
 }

@@ -9,7 +9,7 @@ use super::child::{Child, Readiness, wait_for};
 use super::interp::abi;
 use super::interp::window::{Copied, Window, execute_stage2, interpret};
 use super::plan::Plan;
-use super::report;
+use super::{report, restrictions};
 use crate::error::{Error, ErrorKind, Result};
 use crate::op::{Cancel, Deadline};
 use crate::sys::clone::{self, CloneArgs, Cloned, Hold, Lent};
@@ -378,14 +378,18 @@ fn clone_error(errno: Errno, args: &CloneArgs<'_>) -> Error {
     const NEWUSER: u64 = libc::CLONE_NEWUSER as u64;
     let user = args.namespaces & NEWUSER != 0;
     let e = Error::sys("clone3", errno);
+    if let (true, Errno::PERM | Errno::NOSPC | Errno::ACCESS, Some(why)) =
+        (user, errno, restrictions::found())
+    {
+        return e.with_kind(ErrorKind::PermissionDenied).hint(why);
+    }
     match errno {
         Errno::NOSPC | Errno::USERS if user => {
             e.hint("a limit in /proc/sys/user/max_*_namespaces is reached or user namespaces nest too deep")
         }
         Errno::PERM if user => e.hint(
-            "user namespaces are restricted here: see /proc/sys/user/max_user_namespaces, \
-             kernel.unprivileged_userns_clone and kernel.apparmor_restrict_unprivileged_userns; \
-             a process in a chroot(2) may not make any",
+            "user namespaces are forbidden here, by a seccomp filter or a security module around this process; \
+             nor may a process in a chroot(2) make any",
         ),
         Errno::PERM => e.hint("new namespaces need CAP_SYS_ADMIN, or a new user namespace beside them"),
         Errno::ACCESS if args.cgroup.is_some() => {

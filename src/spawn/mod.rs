@@ -11,13 +11,16 @@ mod interp;
 mod launch;
 mod plan;
 mod report;
+pub(crate) mod restrictions;
+mod spawner;
 
 pub(crate) use builder::{CapMasks, FsConfig, MaskFrom, Mount, Tolerate};
-pub(crate) use child::Child;
+pub(crate) use child::{Child, Readiness, wait_for};
 pub use fault::Fault;
 pub(crate) use guests::Guests;
 pub(crate) use launch::{Running, Spec, Stage2, Started, Strategy, launch};
 pub(crate) use plan::{Fd, Plan};
+pub(crate) use spawner::Spawner;
 
 #[cfg(test)]
 mod tests;

@@ -157,6 +157,12 @@ impl Plan {
         self.data = data.to_vec();
     }
 
+    /// Whether it opens directories of the host by their paths, instead of getting them as descriptors.
+    pub(crate) fn opens_host_paths(&self) -> bool {
+        let pivot = self.ops.iter().position(|op| op.code == code::PIVOT_ROOT).unwrap_or(0);
+        self.ops[..pivot].iter().any(|op| op.code == code::OPEN_TREE)
+    }
+
     /// Says which signals the host ignores: bit N-1 for signal N.
     pub(crate) fn set_ignored_signals(&mut self, ignored: u64) {
         for op in self.ops.iter_mut().filter(|op| op.code == code::RESET_SIGNALS) {

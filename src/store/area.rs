@@ -352,7 +352,9 @@ impl Area {
         };
         let mut names = Vec::new();
         for entry in Dir::new(fd).map_err(err)? {
-            if let Ok(name) = entry.map_err(err)?.file_name().to_str() {
+            if let Ok(name) = entry.map_err(err)?.file_name().to_str()
+                && !matches!(name, "." | "..")
+            {
                 names.push(name.to_owned());
             }
         }

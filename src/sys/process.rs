@@ -1,4 +1,4 @@
-//! Limits of another process.
+//! Limits of another process, namespaces of a thread.
 
 use rustix::io::Errno;
 use rustix::process::Pid;
@@ -19,4 +19,11 @@ pub(crate) fn set_rlimit(pid: Pid, resource: u32, soft: u64, hard: u64) -> Resul
         )
     })?;
     Ok(())
+}
+
+/// Gives the calling thread a copy of its mounts, and a root and working directory of its own (`unshare(2)`).
+pub(crate) fn unshare_mounts() -> Result<(), Errno> {
+    let flags = rustix::thread::UnshareFlags::FS | rustix::thread::UnshareFlags::NEWNS;
+    // SAFETY: what could break the process is a table of descriptors that threads no longer share; that stays.
+    unsafe { rustix::thread::unshare_unsafe(flags) }
 }

@@ -29,6 +29,7 @@ mod proc;
 mod serial;
 mod skip;
 mod snapshot;
+mod tree;
 
 pub use dirs::{PrivateDirs, private_dirs, private_dirs_in_memory};
 pub use fixture::fixture;
@@ -36,3 +37,4 @@ pub use leak::LeakCheck;
 pub use serial::{Serial, serial};
 pub use skip::{privilege, skip};
 pub use snapshot::HostSnapshot;
+pub use tree::{tree_differences, tree_size, xattrs};

@@ -41,11 +41,22 @@ impl From<Policy> for SeccompConfig {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum IdMapConfig {
-    /// 65,536 ids that no other instance of the runtime has, allocated by it and kept for the instance. For an
-    /// ordinary user who has no ids to give away the same as `SingleUser`. In a joined user namespace, its own.
+    /// As many as this process may give.
+    ///
+    /// * Root: 65,536 ids that no other instance of the runtime has, allocated by it and kept for the instance.
+    /// * An ordinary user to whom `/etc/subuid` and `/etc/subgid` give 65,535 users and groups or more, where
+    ///   `newuidmap(1)` and `newgidmap(1)` are installed: root inside is the user, and 1, 2 ... are those ids. All
+    ///   his containers have the same, and share one user namespace that the runtime holds: the programs run once.
+    ///   They are apart by all other namespaces, but not by their ids. Directories of theirs on the host, such as a
+    ///   root file system, have the owners that they have on disk: mounts with an id map need root. A map that the
+    ///   container is given with `Explicit` is its own, and may leave the user himself out.
+    /// * Everybody else, and root of a user namespace that has no 65,536 ids to give away: as `SingleUser`.
+    ///
+    /// [`info`](crate::Container::info) tells which it was. In a joined user namespace, that one's.
     #[default]
     Auto,
-    /// This map.
+    /// This map. From an ordinary user `newuidmap(1)` and `newgidmap(1)` take it if all its ids are his own or
+    /// delegated to him.
     Explicit(IdMap),
     /// Root inside is the user who starts it, and there is nobody else: needs no privilege.
     SingleUser,

@@ -52,6 +52,8 @@ pub(super) struct Request<'a> {
     pub(super) host: &'a Host,
     pub(super) config: &'a ContainerConfig,
     pub(super) users: UserNamespace<'a>,
+    /// Whether supplementary groups can be set in it.
+    pub(super) groups: SetGroups,
     /// Fresh and empty.
     pub(super) cgroup: Option<&'a Cgroup>,
     /// The namespaces to join, in that order.
@@ -82,7 +84,7 @@ pub(super) enum UserNamespace<'a> {
     Host,
     /// A new one with this map.
     New(&'a IdMap),
-    /// One of those to be joined.
+    /// One of those to be joined: another's, or one that the runtime holds.
     Joined,
 }
 
@@ -93,9 +95,8 @@ pub(super) struct Up {
 }
 
 /// Starts the container's first process. On failure nothing of it is left but the cgroup, which is the caller's.
-pub(super) fn start(mut request: Request<'_>, streams: Sources) -> Result<Up> {
-    let joins = std::mem::take(&mut request.joins);
-    if joins.is_empty() { request.start_alone(streams) } else { request.start_joined(streams, joins) }
+pub(super) fn start(request: Request<'_>, streams: Sources) -> Result<Up> {
+    if request.joins.is_empty() { request.start_alone(streams) } else { request.start_joined(streams) }
 }
 
 impl Request<'_> {
@@ -108,7 +109,7 @@ impl Request<'_> {
             ambient: self.ambient(),
             own_memory_first: self.wants_own_memory(),
         };
-        let mut started = launch(&spec)?;
+        let mut started = self.launch(&spec, &plan)?;
         let settled = self.settle(&started, &fds);
         let (userns, skipped) = started.or_its_own(&plan, settled)?;
         let made = fds.make(userns.as_ref().map(AsFd::as_fd))?;
@@ -120,15 +121,16 @@ impl Request<'_> {
 
     /// With namespaces of others: stage-2 joins them in a process of its own and clones the container's from there,
     /// so that no process with the host's memory is ever among theirs.
-    fn start_joined(&self, streams: Sources, joins: Vec<Namespace>) -> Result<Up> {
+    fn start_joined(&self, streams: Sources) -> Result<Up> {
+        let joins = &self.joins;
         let joined_users = joins.iter().find(|ns| ns.kind() == NamespaceKind::User);
         let joined_users = joined_users.map(|ns| ns.as_fd().try_clone_to_owned()).transpose().map_err(dup)?;
         let mut first = Vec::with_capacity(joins.len() + 1);
-        for ns in &joins {
+        for ns in joins {
             first.push(ns.as_fd());
         }
         first.extend(self.cgroup.map(AsFd::as_fd));
-        let (mut plan, fds) = self.plan_joined(streams, &joins)?;
+        let (mut plan, fds) = self.plan_joined(streams, joins)?;
 
         let spec = Spec {
             strategy: self.strategy,
@@ -140,7 +142,7 @@ impl Request<'_> {
         let mut started = launch(&spec)?;
         let sent = started.send(&mut plan, &first);
         started.or_its_own(&plan, sent)?;
-        started.wait_sibling(&plan, self.deadline, self.cancel.as_ref())?;
+        started.wait_sibling(&plan, self.deadline, self.cancel.as_ref()).map_err(explain_oom_score)?;
         let settled = self.settle(&started, &fds);
         let (userns, skipped) = started.or_its_own(&plan, settled)?;
         let made = fds.make(userns.as_ref().or(joined_users.as_ref()).map(AsFd::as_fd))?;
@@ -148,6 +150,14 @@ impl Request<'_> {
         let gone_on = started.go(&borrow(&made));
         started.or_its_own(&plan, gone_on)?;
         self.finish(started, &plan)
+    }
+
+    /// Makes the child, from the spawner thread where there is one and the plan opens nothing of the host by path.
+    fn launch(&self, spec: &Spec<'_>, plan: &Plan) -> Result<Started> {
+        match self.host.spawner() {
+            Some(spawner) if !plan.opens_host_paths() => spawner.launch(spec),
+            _ => launch(spec),
+        }
     }
 
     /// The plan where all namespaces are new or the host's; the descriptors come with it.
@@ -165,6 +175,11 @@ impl Request<'_> {
         let mut fds = Descriptors::from_slot(first);
         let parts = self.parts(&mut fds, streams)?;
         let mut plan = Plan::new(first);
+        // Before it hides itself, which makes its files in proc root's.
+        if let Some(value) = self.config.oom_score_adj {
+            let value = value.get().to_string();
+            plan.write_file(OOM_SCORE, "/proc/self/oom_score_adj", value.as_bytes());
+        }
         plan.prctl("hide this process's memory", libc::PR_SET_DUMPABLE, 0);
         // Where cgroup2 is mounted with `nsdelegate`, as systemd does, nobody inside a cgroup namespace can put a
         // process into a cgroup outside of it: so that one is joined after the clone. Root of a new user namespace
@@ -225,7 +240,7 @@ impl Request<'_> {
     fn users_inside(&self) -> Users {
         match self.users {
             UserNamespace::Host => Users::Host,
-            _ if self.host.set_groups() == SetGroups::Allow => Users::Mapped,
+            _ if self.groups == SetGroups::Allow => Users::Mapped,
             _ => Users::Single,
         }
     }
@@ -264,7 +279,10 @@ impl Request<'_> {
     /// The kinds that clone3 makes. A time namespace with offsets is the child's own business: once a process is
     /// in it, its clocks stand.
     fn clone_flags(&self) -> u64 {
-        let all = self.config.namespaces.clone_flags();
+        let mut all = self.config.namespaces.clone_flags();
+        if !self.has_new_users() {
+            all &= !NamespaceKind::User.clone_flag();
+        }
         if self.config.namespaces.time_offsets.is_zero() {
             all
         } else {
@@ -298,7 +316,7 @@ impl Request<'_> {
     /// Writes the id maps. Gives the user namespace where a tree wants its map.
     fn map_users(&self, started: &Started, fds: &Descriptors) -> Result<Option<OwnedFd>> {
         let UserNamespace::New(map) = self.users else { return Ok(None) };
-        idmap::write(started.child()?.id(), map, self.host.set_groups())?;
+        idmap::write(started.child()?.id(), map, self.groups)?;
         fds.need_user_namespace().then(|| started.user_namespace()).transpose()
     }
 
@@ -310,11 +328,11 @@ impl Request<'_> {
                 set_rlimit(child.pid(), *resource, *limit)?;
             }
         }
-        if let Some(value) = self.config.oom_score_adj {
+        if let Some(value) = self.config.oom_score_adj
+            && self.joins.is_empty()
+        {
             let path = format!("/proc/{}/oom_score_adj", child.id());
-            write_proc("set oom_score_adj", &path, &value.get().to_string()).map_err(|e| {
-                if e.errno() == Some(libc::EACCES) { e.hint("lowering it needs CAP_SYS_RESOURCE") } else { e }
-            })?;
+            write_proc(OOM_SCORE, &path, &value.get().to_string()).map_err(explain_oom_score)?;
         }
         match self.cgroup {
             Some(cgroup) if self.has_limits() => cgroup.apply(&self.config.limits, self.config.enforce),
@@ -356,6 +374,15 @@ fn borrow(fds: &[OwnedFd]) -> Vec<BorrowedFd<'_>> {
 
 fn dup(e: std::io::Error) -> Error {
     Error::io("duplicate a descriptor", e)
+}
+
+const OOM_SCORE: &str = "set oom_score_adj";
+
+fn explain_oom_score(e: Error) -> Error {
+    if e.step() == OOM_SCORE && e.errno() == Some(libc::EACCES) {
+        return e.hint("lowering it needs CAP_SYS_RESOURCE");
+    }
+    e
 }
 
 fn join_step(kind: NamespaceKind) -> &'static str {

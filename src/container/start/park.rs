@@ -6,7 +6,7 @@ use super::descriptors::Descriptors;
 use super::{Request, Up, borrow, plan};
 use crate::container::streams::Sources;
 use crate::error::Result;
-use crate::spawn::{Plan, Spec, Started, launch};
+use crate::spawn::{Plan, Spec, Started};
 
 impl Request<'_> {
     /// Makes a sandbox of this configuration. It waits for a program, for as long as it takes, and ends with the
@@ -23,7 +23,7 @@ impl Request<'_> {
             ambient: self.ambient(),
             own_memory_first: false,
         };
-        let mut started = launch(&spec)?;
+        let mut started = self.launch(&spec, &plan)?;
         let mapped = self.map_users(&started, &fds);
         let userns = started.or_its_own(&plan, mapped)?;
         let made = fds.make(userns.as_ref().map(AsFd::as_fd))?;

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
-use super::Request;
 use super::descriptors::Descriptors;
 use super::plan::{ROOT_ATTRS, Root, Tree, Upper, mount_attrs};
+use super::{Request, UserNamespace};
 use crate::container::config::Mount;
 use crate::error::{Error, ErrorKind, Result};
 use crate::rootfs::tree::{self, Depth};
@@ -69,6 +69,12 @@ impl Request<'_> {
         ids == FileIds::Mapped && self.has_user_namespace()
     }
 
+    /// Root inside a user namespace with a map of its own id alone: on disk and inside they are the same ids, and no
+    /// file system of the host would take a map from it.
+    fn is_mapped_already(&self) -> bool {
+        matches!(self.users, UserNamespace::New(map) if self.host.is_own_map(map))
+    }
+
     pub(super) fn host_dir(
         &self,
         fds: &mut Descriptors,
@@ -81,7 +87,7 @@ impl Request<'_> {
             drop(tree::open_dir(what, path)?);
             return Ok(Tree::Path(path.to_owned()));
         }
-        if !self.maps(ids) {
+        if !self.maps(ids) || self.is_mapped_already() {
             return fds.ready(tree::detach_dir(what, path, depth, ROOT_ATTRS)?).map(Tree::Given);
         }
         let dir: OwnedFd = tree::open_dir(what, path)?;

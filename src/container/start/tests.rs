@@ -145,6 +145,7 @@ fn build(place: &Place, case: Case) -> Result<Built> {
             NamespaceSource::New => UserNamespace::New(&map),
             NamespaceSource::Join(_) => UserNamespace::Joined,
         },
+        groups: host.set_groups(),
         cgroup: None,
         joins: Vec::new(),
         upper: Some(upper),

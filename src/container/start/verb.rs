@@ -66,8 +66,17 @@ impl Container {
         if config.durability() == Durability::Durable {
             self.check_record()?;
         }
-        let joins = config.namespaces.open_joins(|id, kind| self.namespace_of(id, kind))?;
+        let mut joins = config.namespaces.open_joins(|id, kind| self.namespace_of(id, kind))?;
         let id_map = self.id_map()?;
+        let mut groups = inner.host.set_groups();
+        // First of all: what gives an ordinary user the right to join any other.
+        let held = id_map.as_ref().filter(|map| inner.host.needs_programs(map));
+        let held = held.map(|map| inner.held.get(&inner.host, map, deadline)).transpose()?;
+        let holds_users = held.is_some();
+        if let Some(held) = held {
+            groups = held.set_groups;
+            joins.insert(0, held.namespace);
+        }
         sources.belong_to(&config.user, &config, id_map.as_ref())?;
         let joined_users = joins.iter().any(|ns| ns.kind() == NamespaceKind::User);
         let guests = self.guests(&config)?;
@@ -83,10 +92,12 @@ impl Container {
             host: &inner.host,
             config: &config,
             users: match &id_map {
-                Some(map) => UserNamespace::New(map),
+                Some(map) if !holds_users => UserNamespace::New(map),
+                Some(_) => UserNamespace::Joined,
                 None if joined_users => UserNamespace::Joined,
                 None => UserNamespace::Host,
             },
+            groups,
             cgroup: cgroup.as_ref(),
             joins,
             upper,
@@ -101,7 +112,7 @@ impl Container {
             Some(parked) => request.unpark(parked, sources),
             None => start(request, sources),
         };
-        let up = up.and_then(|mut up| {
+        let up = up.map_err(|e| inner.host.explain_denied(e)).and_then(|mut up| {
             pipes.seccomp_listener = up.running.listener.take();
             known(&config, up, &guests)
         });

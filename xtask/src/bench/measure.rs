@@ -82,6 +82,11 @@ const ORDER: &[&str] = &[
     "stockade",
     "stockade_userns",
     "stockade_1gib",
+    "stockade_2gib",
+    "stockade_500",
+    "stockade_mounts",
+    "stockade_pool",
+    "stockade_userns_pool",
     "floor_cli",
     "stockade_cli",
     "bwrap",
@@ -106,7 +111,7 @@ impl Wanted {
     pub fn has(&self, name: &str) -> bool {
         // "Unit" as in the ratio columns of the table.
         let unit_of = |row: &str| match row {
-            "stockade_userns" => "floor_userns",
+            "stockade_userns" | "stockade_userns_pool" => "floor_userns",
             "exec" | "crun_exec" | "runc_exec" => "floor_exec",
             "stockade_cli" => "floor_cli",
             _ => "floor",

@@ -19,6 +19,7 @@ mod ours;
 mod peers;
 mod report;
 mod row;
+pub mod unpack;
 
 use std::path::PathBuf;
 use std::process::Command;
