@@ -83,14 +83,18 @@ impl Container {
         // without an instance, which are found and given back, and no instance that lacks something.
         if has_own_range(inner, &record.config)? {
             let ranges = inner.ranges()?;
-            match durability {
-                Durability::Durable => ranges.allocate(&uuid)?,
-                Durability::Ephemeral => ranges.allocate_ephemeral(&uuid)?,
-            };
             if sandbox.is_none() {
                 undo.push("give back the ids", || {
                     ranges.release(&uuid).map(drop).inspect_err(|_| inner.store.between().leave_untidy())
                 });
+            }
+            let allocated = match durability {
+                Durability::Durable => ranges.allocate(&uuid),
+                Durability::Ephemeral => ranges.allocate_ephemeral(&uuid),
+            };
+            // A list that could not be flushed may have been written all the same.
+            if let Err(e) = allocated {
+                return Err(undo.fail(e));
             }
         }
         if let Err(e) = inner.store.create_instance(&id, durability, &record) {

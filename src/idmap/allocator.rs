@@ -202,6 +202,9 @@ impl RangeAllocator {
                 let old_list = record::read(&self.state).is_ok_and(|r| r.iter().all(|e| e.owner != owner));
                 if old_list && before.is_none() {
                     self.forget(&mut self.known(), owner, slot)?;
+                } else if !old_list {
+                    // So that a release looks into the list.
+                    self.known().owners.insert(owner.to_owned(), (slot, Lifetime::Durable));
                 }
                 Err(e)
             }
