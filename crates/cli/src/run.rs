@@ -42,9 +42,16 @@ fn see_through(container: &Arc<Container>, signals: Held) -> Result<ExitStatus, 
 
 /// Ends what runs and removes it; that it is gone already is fine.
 fn remove(container: &Container) -> Result<(), Fail> {
-    match container.delete_with(DeleteOptions::new().mode(DeleteMode::Stop)) {
-        Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
-        other => Ok(other?),
+    loop {
+        match container.delete_with(DeleteOptions::new().mode(DeleteMode::Stop)) {
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+            // Another process is stopping it. A stop waits its turn.
+            Err(e) if e.kind() == ErrorKind::Busy => match container.stop() {
+                Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::InvalidState) => {}
+                other => other?,
+            },
+            other => return Ok(other?),
+        }
     }
 }
 
