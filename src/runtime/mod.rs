@@ -26,9 +26,9 @@ use crate::store::Store;
 /// A place where instances live: a state directory, a run directory, and what this process may do.
 ///
 /// Cloning is cheap and gives the same runtime. Any number of runtimes may be open, in one process or in many, on
-/// different directories or on the same ones. An instance found through two of them is one instance, but only one
-/// of them at a time should act on it: the lock that lets one action at a time run, and what a handle knows of the
-/// run, belong to one runtime and its clones.
+/// different directories or on the same ones. An instance found through two of them is one instance, and one action at a
+/// time runs on it: the other gets [`Busy`](crate::ErrorKind::Busy). What a host that was killed left half-done, the next
+/// runtime that opens there puts right.
 ///
 /// ```no_run
 /// use stockade::container::ContainerConfig;

@@ -1,6 +1,7 @@
 //! Making the child and talking to it until its program runs. See [`super::interp`] for the conversation.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::process::Pid;
@@ -67,6 +68,7 @@ pub(crate) fn launch(spec: &Spec<'_>) -> Result<Started> {
         sock: ours,
         child: Some(Child::new(cloned.pid, cloned.pidfd)),
         joiner: None,
+        makes_sibling: false,
         marker: false,
         parked: false,
         listener: None,
@@ -102,6 +104,8 @@ pub(crate) struct Started {
     child: Option<Child>,
     /// The process that cloned `child`, where that was not us.
     joiner: Option<Child>,
+    /// The plan has the child clone another one.
+    makes_sibling: bool,
     marker: bool,
     /// The child has done its plan and waits for the next one.
     parked: bool,
@@ -119,9 +123,11 @@ impl Started {
     }
 
     /// Sends the plan, with its descriptors, and with the signals that the program would inherit as ignored.
-    pub(crate) fn send(&self, plan: &mut Plan, fds: &[BorrowedFd<'_>]) -> Result<()> {
+    pub(crate) fn send(&mut self, plan: &mut Plan, fds: &[BorrowedFd<'_>]) -> Result<()> {
         plan.set_ignored_signals(self.ignored);
-        send_plan(self.sock.as_fd(), plan, fds)
+        send_plan(self.sock.as_fd(), plan, fds)?;
+        self.makes_sibling = plan.makes_sibling();
+        Ok(())
     }
 
     /// Sends these bytes in place of a plan.
@@ -275,6 +281,7 @@ impl Started {
         if let Some(failure) = self.failure.take() {
             return failure;
         }
+        self.await_sibling();
         let how = self.child.as_ref().and_then(Child::kill_and_reap);
         let e = Error::new(ErrorKind::Died, WAIT);
         match how {
@@ -285,8 +292,28 @@ impl Started {
     }
 }
 
+impl Started {
+    /// Lets the child tell of the one that it clones, before it is killed. Between the two it is the only one to know the
+    /// other, which is this process's child: nobody would reap that, and its pid namespace could never end.
+    fn await_sibling(&mut self) {
+        let end = Deadline::after(SIBLING);
+        while self.makes_sibling && self.joiner.is_none() {
+            match self.next(&Plan::new(0)) {
+                Ok(Next::Message) => {}
+                Ok(Next::Nothing) => {
+                    if wait_for(self.sock.as_fd(), Readiness::Readable, end, None, WAIT).is_err() {
+                        return;
+                    }
+                }
+                Ok(Next::End) | Err(_) => return,
+            }
+        }
+    }
+}
+
 impl Drop for Started {
     fn drop(&mut self) {
+        self.await_sibling();
         let mut ended = true;
         loop {
             for child in self.child.iter().chain(&self.joiner) {
@@ -305,6 +332,9 @@ impl Drop for Started {
         }
     }
 }
+
+/// How long a child may take to clone another one and tell of it: it waits for nobody in between.
+const SIBLING: Duration = Duration::from_secs(2);
 
 const WAIT: &str = "wait for the child to run its program";
 

@@ -163,6 +163,11 @@ impl Plan {
         self.ops[..pivot].iter().any(|op| op.code == code::OPEN_TREE)
     }
 
+    /// Whether the child clones another one, which goes on with the plan.
+    pub(crate) fn makes_sibling(&self) -> bool {
+        self.ops.iter().any(|op| op.code == code::CLONE_SIBLING)
+    }
+
     /// Says which signals the host ignores: bit N-1 for signal N.
     pub(crate) fn set_ignored_signals(&mut self, ignored: u64) {
         for op in self.ops.iter_mut().filter(|op| op.code == code::RESET_SIGNALS) {

@@ -26,7 +26,7 @@ fn bare(strategy: Strategy<'_>) -> Spec<'_> {
 }
 
 fn start(strategy: Strategy<'_>, plan: &Plan) -> crate::Result<Running> {
-    let started = launch(&bare(strategy))?;
+    let mut started = launch(&bare(strategy))?;
     started.send(&mut plan.clone(), &[])?;
     started.wait_exec(plan, Deadline::after(DEADLINE), None)
 }

@@ -92,7 +92,8 @@ pub enum CgroupConfig {
     /// [`RuntimeBuilder::cgroup`](crate::RuntimeBuilder::cgroup) names another.
     #[default]
     Auto,
-    /// None: it stays in the host process's. No limits, no freeze, and a stop kills by its pid namespace.
+    /// None: it stays in the host process's. No limits, no freeze, and a stop kills by its pid namespace. Should the host
+    /// be killed, the first process is found by its record all the same, which is made before it has a program.
     None,
 }
 
