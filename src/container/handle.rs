@@ -14,7 +14,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::exit::ExitStatus;
 use crate::idmap::IdMap;
 use crate::name::InstanceId;
-use crate::namespaces::{NamespaceKind, NamespaceSource};
+use crate::namespaces::NamespaceKind;
 use crate::op::{Action, ActionGuard, ActionLock, Between, Undo};
 use crate::runtime::{Ids, Inner, Runtime};
 use crate::store::Durability;
@@ -138,29 +138,14 @@ impl Container {
 
     /// The map of its new user namespace; `None` where that is the host's or another instance's.
     pub(super) fn id_map(&self) -> Result<Option<IdMap>> {
-        let config = self.config();
-        if *config.namespaces.get(NamespaceKind::User) != NamespaceSource::New {
-            return Ok(None);
-        }
-        let host = &self.runtime.inner().host;
-        match &config.idmap {
-            IdMapConfig::Explicit(map) => return Ok(Some(map.clone())),
-            IdMapConfig::SingleUser => return host.single_id_map().map(Some),
-            IdMapConfig::Auto => {}
-        }
-        match host.id_source()? {
-            Ids::Single => host.single_id_map().map(Some),
-            Ids::Delegated(map) => Ok(Some(map.clone())),
-            Ids::Ranges => {
-                let ranges = self.runtime.inner().ranges()?;
-                let map = ranges.get(&self.uuid)?;
-                map.map(Some).ok_or_else(|| {
-                    Error::new(ErrorKind::Corrupt, "find the ids of the container")
-                        .detail("no range of ids is recorded for it")
-                        .hint("delete it and make it anew")
-                })
-            }
-        }
+        let inner = self.runtime.inner();
+        id_map_for(inner, &self.config(), || {
+            inner.ranges()?.get(&self.uuid)?.ok_or_else(|| {
+                Error::new(ErrorKind::Corrupt, "find the ids of the container")
+                    .detail("no range of ids is recorded for it")
+                    .hint("delete it and make it anew")
+            })
+        })
     }
 
     /// Which container. A rename changes it.
@@ -228,6 +213,28 @@ impl Container {
 pub(super) fn new_uuid(inner: &Inner) -> String {
     use std::hash::{BuildHasher, RandomState};
     format!("{:016x}{:016x}", inner.store.between().token(), RandomState::new().hash_one(1))
+}
+
+/// The map of the new user namespace that a container of this configuration gets; `None` where it gets none. `range`
+/// gives the 65,536 ids of its own, where it has those.
+pub(super) fn id_map_for(
+    inner: &Inner,
+    config: &ContainerConfig,
+    range: impl FnOnce() -> Result<IdMap>,
+) -> Result<Option<IdMap>> {
+    if !config.namespaces.is_new(NamespaceKind::User) {
+        return Ok(None);
+    }
+    let map = match &config.idmap {
+        IdMapConfig::Explicit(map) => map.clone(),
+        IdMapConfig::SingleUser => inner.host.single_id_map()?,
+        IdMapConfig::Auto => match inner.host.id_source()? {
+            Ids::Ranges => range()?,
+            Ids::Delegated(map) => map.clone(),
+            Ids::Single => inner.host.single_id_map()?,
+        },
+    };
+    Ok(Some(map))
 }
 
 /// Whether the runtime gives a container of this configuration 65,536 ids of its own.

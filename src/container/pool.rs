@@ -11,17 +11,17 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::config::{CgroupConfig, ContainerConfig, IdMapConfig};
-use super::handle::new_uuid;
+use super::config::{CgroupConfig, ContainerConfig};
+use super::handle::{id_map_for, new_uuid};
 use super::live::remove_cgroup;
 use super::start::{Request, UserNamespace};
 use crate::cgroup::Cgroup;
 use crate::error::{Error, ErrorKind, Result};
 use crate::idmap::IdMap;
-use crate::namespaces::{NamespaceKind, NamespaceSource};
+use crate::namespaces::NamespaceSource;
 use crate::op::Deadline;
 use crate::rootfs::Rootfs;
-use crate::runtime::{Ids, Inner};
+use crate::runtime::Inner;
 use crate::spawn::Started;
 
 /// How long one sandbox may take.
@@ -49,17 +49,7 @@ impl Sandbox {
         let uuid = new_uuid(inner);
         let mut sandbox =
             Self { uuid, started: None, cgroup: None, id_map: None, owner: Arc::downgrade(inner) };
-        if template.namespaces.is_new(NamespaceKind::User) {
-            sandbox.id_map = Some(match &template.idmap {
-                IdMapConfig::Explicit(map) => map.clone(),
-                IdMapConfig::SingleUser => inner.host.single_id_map()?,
-                IdMapConfig::Auto => match inner.host.id_source()? {
-                    Ids::Ranges => inner.ranges()?.allocate_ephemeral(&sandbox.uuid)?,
-                    Ids::Delegated(map) => map.clone(),
-                    Ids::Single => inner.host.single_id_map()?,
-                },
-            });
-        }
+        sandbox.id_map = id_map_for(inner, template, || inner.ranges()?.allocate_ephemeral(&sandbox.uuid))?;
         if sandbox.id_map.as_ref().is_some_and(|map| inner.host.needs_programs(map)) {
             return Err(Error::new(ErrorKind::Unsupported, "make a sandbox")
                 .detail("its id map is written by newuidmap(1), for a namespace that containers join")
