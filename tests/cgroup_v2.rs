@@ -14,6 +14,9 @@ use cgroup_util::{Leaf, soon};
 use stockade::ErrorKind;
 use stockade::cgroup::{Cgroup, Controller, Hierarchy};
 
+/// How long the kernel may take for what it does by itself.
+const SOON: Duration = Duration::from_secs(20);
+
 fn short() -> Option<Instant> {
     Some(Instant::now() + Duration::from_millis(50))
 }
@@ -23,14 +26,6 @@ fn stat(pid: u32) -> (char, u64) {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     let rest: Vec<&str> = text.rsplit_once(") ").unwrap().1.split(' ').collect();
     (rest[0].chars().next().unwrap(), rest[11].parse::<u64>().unwrap() + rest[12].parse::<u64>().unwrap())
-}
-
-fn until(mut holds: impl FnMut() -> bool) {
-    let end = soon().unwrap();
-    while !holds() {
-        assert!(Instant::now() < end, "did not become true");
-        std::thread::sleep(Duration::from_millis(2));
-    }
 }
 
 /// Runs the test `name` again in a process of its own, as `uid`; `true` in that process.
@@ -137,7 +132,7 @@ fn freeze_stops_and_thaw_lets_go() {
     let mut expected = [busy, idle];
     expected.sort_unstable();
     assert_eq!(procs, expected);
-    until(|| stat(busy).0 == 'R');
+    support::until(SOON, "it runs", || stat(busy).0 == 'R');
     assert!(leaf.populated().unwrap() && !leaf.state().unwrap().frozen);
 
     leaf.freeze(soon()).unwrap();
@@ -150,7 +145,7 @@ fn freeze_stops_and_thaw_lets_go() {
 
     leaf.thaw(soon()).unwrap();
     assert!(!leaf.state().unwrap().frozen);
-    until(|| stat(busy).1 > ticks);
+    support::until(SOON, "it goes on", || stat(busy).1 > ticks);
     leaf.thaw(soon()).unwrap();
 
     leaf.freeze(soon()).unwrap();
@@ -166,7 +161,7 @@ fn a_freeze_that_comes_too_late_is_taken_back() {
         leaf.run("while :; do :; done");
     }
     let wish = || fs::read_to_string(leaf.path().join("cgroup.freeze")).unwrap();
-    until(|| match leaf.freeze(Some(Instant::now())) {
+    support::until(SOON, "it is frozen", || match leaf.freeze(Some(Instant::now())) {
         // All three may have stopped by the first look.
         Ok(()) => {
             assert_eq!(wish(), "1\n");

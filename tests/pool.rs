@@ -1,12 +1,15 @@
 //! Prewarmed sandboxes: that a container made of one is like any other, and that none is left.
 
 use std::io::Read;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use stockade::container::{Container, ContainerBuilder, ContainerConfig};
 use stockade::instance::{ExecOptions, StartOptions, Stdio};
 use stockade::{ErrorKind, ExitStatus, Rootfs, Runtime, Signal, SpawnStrategy};
 use support::{HostSnapshot, require_fixture, require_root};
+
+/// How long what a pool does by itself may take.
+const SOON: Duration = Duration::from_secs(10);
 
 fn job(name: &str) -> ContainerBuilder {
     let root = support::fixture("busybox").unwrap();
@@ -22,14 +25,6 @@ fn first_process(rt: &Runtime, builder: ContainerBuilder, script: &str) -> (Exit
     let status = c.wait().unwrap();
     c.delete().unwrap();
     (status, text)
-}
-
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(10);
-    while !holds() {
-        assert!(Instant::now() < end, "{what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }
 
 /// Pids of the sandboxes that wait.
@@ -81,7 +76,7 @@ fn a_container_of_a_sandbox_is_like_any_other() {
             };
             let unnumbered = |text: &str| but_ids(text).replace(|c: char| c.is_ascii_digit(), "#");
             assert_eq!(unnumbered(&usual), unnumbered(&pooled), "{strategy:?} {privileged}");
-            until("the pool is full again", || rt.prewarmed(&template) == 2);
+            support::until(SOON, "the pool is full again", || rt.prewarmed(&template) == 2);
             rt.close();
             assert!(parked().is_empty(), "{strategy:?}");
         }
@@ -153,11 +148,13 @@ fn what_is_not_used_is_given_up() {
         let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
         rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
         let stat = format!("/proc/{}/stat", pid.as_raw_nonzero());
-        until("it has ended", || std::fs::read_to_string(&stat).map_or(true, |s| s.contains(") Z ")));
+        support::until(SOON, "it has ended", || {
+            std::fs::read_to_string(&stat).map_or(true, |s| s.contains(") Z "))
+        });
     }
     let (status, text) = first_process(&rt, job("after"), "echo here");
     assert_eq!((status, &*text), (ExitStatus::Exited(0), "here\n"));
-    until("the pool is full again", || rt.prewarmed(&template) == 3);
+    support::until(SOON, "the pool is full again", || rt.prewarmed(&template) == 3);
     // Other configurations take none.
     let (_, text) = first_process(&rt, job("other").user(stockade::process::User::new(1000, 1000)), "id -u");
     assert_eq!((&*text, rt.prewarmed(&template)), ("1000\n", 3));
@@ -170,7 +167,7 @@ fn what_is_not_used_is_given_up() {
     // Dropped without `close`: the same.
     rt.prewarm(template, 2).unwrap();
     drop(rt);
-    until("nothing waits", || parked().is_empty());
+    support::until(SOON, "nothing waits", || parked().is_empty());
     leaks.assert_clean();
     before.assert_unchanged();
 }

@@ -9,7 +9,7 @@ use stockade::process::Resource;
 use stockade::{ErrorKind, Runtime};
 use support::{require, require_root};
 
-use super::{LONG, exec, leaves_nothing, make, privileged, sleeper, started, until};
+use super::{LONG, exec, leaves_nothing, make, privileged, sleeper, started};
 
 /// Processes that start others for ever, and go on where they cannot.
 const BOMB: &str =
@@ -24,7 +24,7 @@ fn stops_a_fork_bomb(rt: &Runtime, config: ContainerBuilder, enough: usize) {
         let all = std::fs::read_dir("/proc").unwrap().flatten();
         all.filter(|e| std::fs::read_link(e.path().join("ns/pid")).is_ok_and(|n| n == ns)).count()
     };
-    until("the bomb has gone off", || pids(&c) >= enough);
+    support::until(LONG, "the bomb has gone off", || pids(&c) >= enough);
     let start = Instant::now();
     c.stop_with(StopOptions::new().deadline(LONG)).unwrap();
     assert!(start.elapsed() < LONG);

@@ -5,7 +5,7 @@ mod limits;
 mod races;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use stockade::container::{Container, ContainerBuilder, ContainerConfig};
 use stockade::instance::{ExecOptions, ShutdownOptions, StartOptions, Status, StopOptions};
@@ -52,14 +52,6 @@ fn sh(c: &Container, script: &str) -> ExitStatus {
 /// The processes in its cgroup.
 fn processes(c: &Container) -> String {
     std::fs::read_to_string(c.info().unwrap().cgroup.unwrap().join("cgroup.procs")).unwrap()
-}
-
-fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !done() {
-        assert!(start.elapsed() < LONG, "waited too long until {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }
 
 /// Runs the test on a runtime of its own and checks that it leaves nothing. The host snapshot has the processes,
@@ -183,7 +175,7 @@ fn a_command_that_nobody_waits_for_does_not_hold_up_the_end() {
         drop(c.exec(exec("sleep 1000")).unwrap());
         let ended = c.exec(exec("exit 5")).unwrap();
         let stat = format!("/proc/{}/stat", ended.pid());
-        until("it has ended", || std::fs::read_to_string(&stat).unwrap().contains(") Z "));
+        support::until(LONG, "it has ended", || std::fs::read_to_string(&stat).unwrap().contains(") Z "));
         c.stop_with(within()).unwrap();
         assert_eq!(ended.wait().unwrap(), ExitStatus::Exited(5));
         // The first process ends by itself, with somebody who waits for it, or who only looks.
@@ -195,7 +187,7 @@ fn a_command_that_nobody_waits_for_does_not_hold_up_the_end() {
         c.start().unwrap();
         drop(c.exec(exec("sleep 1000")).unwrap());
         c.kill(Signal::KILL).unwrap();
-        until("it counts as stopped", || c.status() == Status::Stopped);
+        support::until(LONG, "it counts as stopped", || c.status() == Status::Stopped);
         // Somebody waits already when the command comes.
         c.start().unwrap();
         std::thread::scope(|s| {

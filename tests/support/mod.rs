@@ -30,6 +30,7 @@ mod serial;
 mod skip;
 mod snapshot;
 mod tree;
+mod until;
 
 pub use dirs::{PrivateDirs, private_dirs, private_dirs_in_memory};
 pub use fixture::fixture;
@@ -38,3 +39,4 @@ pub use serial::{Serial, serial};
 pub use skip::{privilege, skip};
 pub use snapshot::HostSnapshot;
 pub use tree::{tree_differences, tree_size, xattrs};
+pub use until::until;

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use support::{HostSnapshot, PrivateDirs, require_fixture, require_root};
@@ -81,15 +81,8 @@ fn complains(out: &Output, code: i32, about: &str) {
     assert!(err.starts_with("stockade: ") && err.contains(about), "no word of `{about}`: {err}");
 }
 
-/// Waits until it holds.
-#[track_caller]
-fn until(holds: impl Fn() -> bool) {
-    let end = Instant::now() + Duration::from_secs(10);
-    while !holds() {
-        assert!(Instant::now() < end, "it does not come to hold");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
+/// How long what another process does may take.
+const SOON: Duration = Duration::from_secs(10);
 
 fn send(child: &Child, signal: Signal) {
     kill_process(Pid::from_child(child), signal).unwrap();
@@ -224,7 +217,7 @@ fn a_second_interrupt_kills() {
         let (child, _out) = ready(cli.run().args(["sh", "-c", "trap '' INT; echo ready; exec sleep 1000"]));
         send(&child, Signal::INT);
         // Two that wait at the same time are one: the first must be gone.
-        until(|| {
+        support::until(SOON, "the first signal is taken", || {
             let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
             let pending = status.lines().find_map(|l| l.strip_prefix("ShdPnd:")).unwrap().trim();
             pending.bytes().all(|b| b == b'0')
@@ -279,7 +272,7 @@ fn another_process_lists_enters_and_stops_it() {
         let script = "trap 'exit 5' TERM; echo ready; while :; do sleep 0.05; done";
         let (child, _out) = ready(cli.run().args(["--name", "other", "-e", "A=1", "sh", "-c", script]));
         // Its record is written a moment after its first process has begun.
-        until(|| cli.list().starts_with("default/other Running "));
+        support::until(SOON, "it is listed", || cli.list().starts_with("default/other Running "));
         let taken = cli.output(["--name", "other", "true"]);
         complains(&taken, 125, "other");
         let exec = |words: &[&str]| cli.verb("exec").args(words).output().unwrap();
@@ -298,7 +291,7 @@ fn what_a_killed_command_leaves_can_be_deleted() {
         for recorded in [true, false] {
             let words = ["--name", "left", "sh", "-c", "echo ready; exec sleep 1000"];
             let (mut child, mut out) = ready(cli.run().args(words));
-            until(|| cli.list().starts_with("default/left Running "));
+            support::until(SOON, "it is listed", || cli.list().starts_with("default/left Running "));
             child.kill().unwrap();
             child.wait().unwrap();
             if !recorded {
@@ -405,7 +398,7 @@ fn image_runs(cli: &Cli) {
     let child = waiting.env("TMPDIR", &tmp).arg("--image").arg(&fifo).arg("true").stderr(Stdio::piped());
     let child = child.spawn().unwrap();
     let mut pipe = std::fs::OpenOptions::new().write(true).open(&fifo).unwrap();
-    until(|| left() == 1);
+    support::until(SOON, "one is left", || left() == 1);
     send(&child, Signal::TERM);
     // Refused when the reader has gone.
     let _ = pipe.write_all(&bytes);
