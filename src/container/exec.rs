@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::handle::Container;
-use super::live::Live;
+use super::live::{Live, process_flags};
 use super::streams;
 use super::tail::{Settings, tail};
 use crate::caps::{CapSet, CapabilitySets};
@@ -229,12 +229,10 @@ fn is_ending(pid: u32) -> bool {
     const SIGKILL: u64 = 1 << (libc::SIGKILL - 1);
     let read = |file| std::fs::read_to_string(format!("/proc/{pid}/{file}")).ok();
     let (Some(stat), Some(status)) = (read("stat"), read("status")) else { return true };
-    // The name, in brackets, may hold anything.
-    let flags = stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(6)?.parse::<u64>().ok());
     let pending = status.lines().filter_map(|line| line.split_once("Pnd:\t"));
     let killed =
         pending.filter_map(|(_, set)| u64::from_str_radix(set, 16).ok()).any(|set| set & SIGKILL != 0);
-    killed || flags.is_some_and(|flags| flags & PF_EXITING != 0)
+    killed || process_flags(&stat).is_some_and(|flags| flags & PF_EXITING != 0)
 }
 
 /// A command that runs, or has run, in a container.

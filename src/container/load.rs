@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Pid;
 
 use super::handle::{Container, ContainerRecord, Run};
-use super::live::Live;
+use super::live::{Live, process_flags};
 use crate::cgroup::Cgroup;
 use crate::error::{Error, ErrorKind, Result};
 use crate::exit::ExitStatus;
@@ -172,9 +172,7 @@ fn is_starting(pid: u32) -> bool {
         return true;
     }
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The name, in brackets, may hold anything.
-    let flags = stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(6)?.parse::<u64>().ok());
-    flags.is_some_and(|flags| flags & FORKED != 0)
+    process_flags(&stat).is_some_and(|flags| flags & FORKED != 0)
 }
 
 /// What tells a process from all others of this boot.
