@@ -8,12 +8,15 @@ use std::time::{Duration, Instant};
 
 use crate::args::Args;
 use crate::setup::{self, Wanted};
-use crate::{Result, package, paths, sh};
+use crate::{Result, package, paths, repeat, sh};
 
 /// Runs the steps in order and stops at the first that fails.
 pub fn run(mut args: Args) -> Result {
     let quick = args.switch("--quick");
     let no_skip = args.switch("--no-skip");
+    if let Some(rounds) = args.value("--repeat")? {
+        return repeat::run(rounds, &args.rest()?, no_skip);
+    }
     args.done()?;
 
     let mut steps = Steps::default();
@@ -103,15 +106,15 @@ impl Drop for SkipLog {
 
 /// What the test programs report, added up.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Totals {
-    passed: u32,
-    failed: u32,
-    ignored: u32,
+pub struct Totals {
+    pub passed: u32,
+    pub failed: u32,
+    pub ignored: u32,
 }
 
 impl Totals {
     /// Adds a line such as `test result: ok. 3 passed; 0 failed; 1 ignored; ...`; others change nothing.
-    fn add(&mut self, line: &str) {
+    pub fn add(&mut self, line: &str) {
         let Some(rest) = line.strip_prefix("test result: ") else { return };
         for part in rest.split([';', '.']) {
             let mut words = part.split_whitespace();
