@@ -14,7 +14,6 @@ use crate::{Result, paths, sh};
 /// The tests of faults, of crashes and of many at once: each is a test program.
 const USUAL: &[&str] = &[
     "archives",
-    "archives_debian",
     "closed_streams",
     "crash",
     "faults",
