@@ -237,7 +237,7 @@ fn a_host_is_killed_at_any_moment() {
         println!("ready");
         std::thread::scope(|s| {
             // Not all that are killed have pools: those leave the time to others.
-            let pools = [8, 9].into_iter().take(if seed % 2 == 0 { 2 } else { 0 });
+            let pools = [8, 9].into_iter().take(if seed.is_multiple_of(2) { 2 } else { 0 });
             let rt = &rt;
             s.spawn(move || {
                 for kind in pools {
