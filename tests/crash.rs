@@ -17,7 +17,7 @@ use stockade::container::{CgroupConfig, Container, ContainerBuilder, ContainerCo
 use stockade::instance::{DeleteMode, DeleteOptions, ExecOptions, Status, WaitOptions};
 use stockade::namespaces::{NamespaceKind, NamespaceSource, Target};
 use stockade::{ErrorKind, InstanceId, Rootfs, Runtime};
-use support::{HostSnapshot, require_fixture, require_root};
+use support::{HostSnapshot, require_fixture, require_root, scaled};
 
 /// How often the host is killed.
 const KILLS: u64 = 200;
@@ -295,10 +295,11 @@ fn judge(test: &str) {
     }
     let leftovers = Leftovers::of(&dirs);
     let mut counts: BTreeMap<&'static str, u32> = BTreeMap::new();
-    for seed in 0..KILLS {
+    let kills = scaled(KILLS as usize) as u64;
+    for seed in 0..kills {
         if start.elapsed() > BUDGET {
-            eprint(&format!("out of time after {seed} kills of {KILLS}\n"));
-            assert!(seed >= KILLS / 4, "far too slow");
+            eprint(&format!("out of time after {seed} kills of {kills}\n"));
+            assert!(seed >= kills / 4, "far too slow");
             break;
         }
         let mut command = again::command(&[], test, "host");

@@ -10,6 +10,7 @@ mod repeat;
 mod setup;
 mod sh;
 mod test;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -35,6 +36,11 @@ type Result<T = (), E = String> = std::result::Result<T, E>;
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
+    if let Some((task, rest)) = words.split_first()
+        && task == "vm"
+    {
+        return vm::main(rest);
+    }
     match run(&words) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
