@@ -17,6 +17,7 @@ mod start;
 mod stop;
 mod streams;
 mod tail;
+mod update;
 mod verbs;
 
 pub use config::{

@@ -1,6 +1,6 @@
 //! What a runtime that crashed left half-done, found by the next one that opens.
 //!
-//! No step writes an intent of its own. What is made has a name that tells whose it is, and an instance comes and goes
+//! But for a change of limits, no step writes an intent of its own. What is made has a name that tells whose it is, and an instance comes and goes
 //! with one `rename(2)`; so what a crash leaves is what no record accounts for:
 //!
 //! | left by a crash in | what is there | what becomes of it |
@@ -10,6 +10,7 @@
 //! | rename | a directory of runs without its instance | removed |
 //! | start, before the run is noted | a cgroup; a child that waits for its plan and ends with its host | the cgroup is removed, what is in it killed |
 //! | start, later | a run on record, whose process is found by its number and identity | as any run |
+//! | update | a run on record that says so | the limits on record are set |
 //! | stop, or nothing in particular | a run on record whose process is gone | its cgroup is removed, its end noted |
 //!
 //! Without a cgroup nothing is lost either: a process of a container has a record before it has a program.
@@ -62,6 +63,9 @@ impl Runtime {
         for id in store.list_dead_runs()? {
             complete &= self.with_name(&id, || store.remove_dead_run(&id))?;
         }
+        for id in &seen.updating {
+            complete &= Container::finish_update_of(self, id).is_ok();
+        }
         for name in &seen.cgroups {
             complete &= self.remove_stray(name, &seen)?;
         }
@@ -103,6 +107,9 @@ impl Runtime {
             match Container::peek(self, &id) {
                 Ok(found) => {
                     uuids.insert(found.uuid);
+                    if found.updating {
+                        seen.updating.push(id);
+                    }
                     seen.running.extend(found.cgroup);
                 }
                 Err(e) if e.kind() == ErrorKind::NotFound => {}
@@ -165,6 +172,8 @@ struct Seen {
     owners: Vec<String>,
     /// Cgroups that may be stray.
     cgroups: Vec<String>,
+    /// Instances whose limits a crash left between two states.
+    updating: Vec<InstanceId>,
     /// Cgroups of running instances.
     running: HashSet<PathBuf>,
 }
