@@ -4,21 +4,21 @@
 
 mod cgroup_lane;
 mod cgroup_util;
+mod loop_device;
 
 use std::fs;
-use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 
 use cgroup_lane::with_controllers;
 use cgroup_util::Leaf;
+use loop_device::LoopDevice;
 use stockade::ErrorKind;
 use stockade::cgroup::{
     BelowUse, BlockDevice, Cgroup, ChangeOptions, Controller, CpuIdle, CpuMax, CpuSet, DmemLimits, Enforce,
     HugePageSize, HugetlbLimits, IoLimits, IoWeight, Limit, Limits, NodeSet, OomPolicy, Partition, Percent,
     RdmaLimits, Reclaimed, WriteFault,
 };
-use support::{require, until};
+use support::until;
 
 const LONG: Duration = Duration::from_secs(60);
 const NEEDED: [Controller; 4] = [Controller::Cpu, Controller::Cpuset, Controller::Memory, Controller::Pids];
@@ -34,30 +34,6 @@ fn eprint(text: &str) {
 
 fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
-}
-
-/// A block device of the test's own: a file on tmpfs.
-struct LoopDevice {
-    node: PathBuf,
-    file: tempfile::NamedTempFile,
-}
-
-impl LoopDevice {
-    fn new() -> Option<Self> {
-        let _ = Command::new("modprobe").arg("loop").output();
-        let file = tempfile::NamedTempFile::new().unwrap();
-        file.as_file().set_len(32 << 20).unwrap();
-        let out = Command::new("losetup").args(["-f", "--show"]).arg(file.path()).output().unwrap();
-        let node = PathBuf::from(String::from_utf8(out.stdout).unwrap().trim());
-        out.status.success().then_some(Self { node, file })
-    }
-}
-
-impl Drop for LoopDevice {
-    fn drop(&mut self) {
-        let _ = Command::new("losetup").arg("-d").arg(&self.node).output();
-        let _ = self.file.as_file().set_len(0);
-    }
 }
 
 /// The devices and resources that the files of the kernel name: the first word of the first line.
@@ -107,7 +83,7 @@ fn table(disk: Option<&LoopDevice>) -> Vec<(&'static str, String, Limits)> {
         ),
     ];
     if let Some(disk) = disk {
-        let node = || BlockDevice::path(&disk.node);
+        let node = || BlockDevice::path(disk.node());
         let rates = IoLimits::new().read_bytes_max(1 << 20).write_bytes_max(2 << 20);
         let rates = rates.read_ops_max(100).write_ops_max(Limit::Max);
         all.push((
@@ -144,10 +120,10 @@ fn each_control_is_set_and_read_back() {
     let Some(leaf) = with_controllers(&NEEDED) else { return };
     let disk = LoopDevice::new();
     let (mut set, mut lacking) = (0, Vec::new());
-    if disk.is_none() {
-        lacking.push("no loop device: io.max and io.weight of a device".to_owned());
+    if let Err(why) = &disk {
+        lacking.push(format!("io.max and io.weight of a device: {why}"));
     }
-    for (name, expected, limits) in table(disk.as_ref()) {
+    for (name, expected, limits) in table(disk.as_ref().ok()) {
         if !leaf.path().join(name).exists() {
             lacking.push(format!("{name}: no such file"));
             continue;
@@ -358,14 +334,15 @@ fn what_is_not_on_the_host_is_refused_before_anything_is_written() {
 #[test]
 fn one_device_by_two_names_is_refused_and_one_that_vanishes_is_an_error() {
     let Some(leaf) = with_controllers(&[Controller::Io]) else { return };
-    let disk = LoopDevice::new();
-    require!(disk.is_some(), "needs a loop device");
-    let Some(disk) = disk else { return };
+    let disk = match LoopDevice::new() {
+        Ok(disk) => disk,
+        Err(why) => return support::skip(why),
+    };
     use std::os::unix::fs::MetadataExt;
-    let number = fs::metadata(&disk.node).unwrap().rdev();
+    let number = fs::metadata(disk.node()).unwrap().rdev();
     let number = BlockDevice::number(rustix::fs::major(number), rustix::fs::minor(number));
     let io = || IoLimits::new().write_bytes_max(1 << 20);
-    let twice = Limits::new().io_device(number, io()).io_device(BlockDevice::path(&disk.node), io());
+    let twice = Limits::new().io_device(number, io()).io_device(BlockDevice::path(disk.node()), io());
     let e = leaf.apply(&twice, Enforce::Required).unwrap_err();
     assert!(e.kind() == ErrorKind::InvalidConfig && e.to_string().contains("same block device"), "{e}");
     let gone = BlockDevice::path("/dev/loop-that-is-gone");

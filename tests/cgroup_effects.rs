@@ -3,14 +3,15 @@
 
 mod cgroup_lane;
 mod cgroup_util;
+mod loop_device;
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use cgroup_lane::with_controllers;
 use cgroup_util::{Leaf, soon};
+use loop_device::LoopDevice;
 use stockade::cgroup::{
     BlockDevice, Cgroup, Controller, CpuMax, CpuSet, Enforce, IoLimits, Limit, Limits, OomPolicy,
 };
@@ -160,24 +161,18 @@ fn write_to(leaf: &mut Leaf, node: &Path, mib: u64) -> Duration {
 #[test]
 fn io_max_slows_writes_to_a_device() {
     let Some(mut leaf) = with_controllers(&[Controller::Io]) else { return };
-    let _ = Command::new("modprobe").arg("loop").output();
-    let image = tempfile::NamedTempFile::new().unwrap();
-    image.as_file().set_len(16 << 20).unwrap();
-    let out = Command::new("losetup").args(["-f", "--show"]).arg(image.path()).output().unwrap();
-    require!(out.status.success(), "needs a loop device: {}", String::from_utf8_lossy(&out.stderr));
-    let node = std::path::PathBuf::from(String::from_utf8(out.stdout).unwrap().trim());
-    let free = write_to(&mut leaf, &node, 4);
+    let disk = match LoopDevice::new() {
+        Ok(disk) => disk,
+        Err(why) => return support::skip(why),
+    };
+    let node = disk.node();
+    let free = write_to(&mut leaf, node, 4);
     let slow = IoLimits::new().write_bytes_max(1 << 20);
-    set(&leaf, Limits::new().io_device(BlockDevice::path(&node), slow));
-    let slowed = write_to(&mut leaf, &node, 4);
-    // The device of a partition-less disk is also found through a file that is on it; its node is one.
-    set(
-        &leaf,
-        Limits::new().io_device(BlockDevice::path(&node), IoLimits::new().write_bytes_max(Limit::Max)),
-    );
+    set(&leaf, Limits::new().io_device(BlockDevice::path(node), slow));
+    let slowed = write_to(&mut leaf, node, 4);
+    set(&leaf, Limits::new().io_device(BlockDevice::path(node), IoLimits::new().write_bytes_max(Limit::Max)));
     let text = fs::read_to_string(leaf.path().join("io.max")).unwrap();
     assert!(text.trim().is_empty(), "{text}");
-    let _ = Command::new("losetup").arg("-d").arg(&node).output();
     eprint(&format!("io.max: 4 MiB took {free:?} without and {slowed:?} with 1 MiB/s\n"));
     // It cannot be faster; that it is slower than without is what the limit does.
     assert!(slowed > free && slowed > Duration::from_secs(2), "{free:?}, {slowed:?}");

@@ -47,6 +47,11 @@ fn of_a_stopped_container_the_record_changes() {
     let c: Arc<dyn Instance> = c;
     none(c.update(Limits::new().pids_max(Limit::Max)).unwrap());
     drop(c);
+    // As the version before wrote it, which knew these two limits.
+    let path = record(&rig, "still");
+    let text = fs::read_to_string(&path).unwrap();
+    assert!(text.starts_with("{\"schema\":2,"), "{text}");
+    fs::write(&path, text.replacen("2", "1", 1)).unwrap();
     let again = Runtime::builder().state_dir(rig.dirs.state()).run_dir(rig.dirs.run()).open().unwrap();
     let c = again.container(&"still".parse().unwrap()).unwrap();
     assert_eq!(*c.config().limits(), both.patched(&Limits::new().pids_max(Limit::Max)));

@@ -37,7 +37,7 @@ use crate::sys::lock::Lock;
 
 /// The version of the records' format that this crate writes, and the newest that it reads. Older ones are upgraded as
 /// they are read ([`file::UPGRADES`]); the file changes with the next write.
-pub(crate) const SCHEMA: u32 = 1;
+pub(crate) const SCHEMA: u32 = 2;
 
 const RECORD: &str = "record.json";
 const RUN: &str = "run.json";
