@@ -23,7 +23,9 @@ pub(super) fn decode(bytes: &[u8]) -> Option<Record> {
 
 /// The error that a failure record stands for.
 pub(super) fn error(plan: &Plan, record: &Record) -> Error {
-    let errno = Errno::from_raw_os_error(record.errno);
+    // Numbers that are none would panic; a child that is as it should be sends none.
+    let known = (1..4096).contains(&record.errno);
+    let errno = if known { Errno::from_raw_os_error(record.errno) } else { Errno::PROTO };
     if record.op == abi::NO_OP {
         return Error::sys("execute stage-2", errno)
             .hint("a filter around this process may forbid execveat(2); the Fork strategy does without");
