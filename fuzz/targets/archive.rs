@@ -9,9 +9,9 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use stockade::ErrorKind;
 use stockade::idmap::IdMap;
 use stockade::rootfs::{OnFailure, Unpack, UnpackDevices, UnpackIds, UnpackLimits};
-use stockade::ErrorKind;
 
 const MEMBERS: u64 = 100;
 const BYTES: u64 = 256 * 1024;
@@ -57,7 +57,14 @@ impl Place {
                     continue;
                 }
                 let meta = entry.metadata().unwrap();
-                found.push((name, meta.mode(), meta.uid(), meta.nlink(), meta.mtime_nsec(), meta.ctime_nsec()));
+                found.push((
+                    name,
+                    meta.mode(),
+                    meta.uid(),
+                    meta.nlink(),
+                    meta.mtime_nsec(),
+                    meta.ctime_nsec(),
+                ));
             }
         }
         found.sort();

@@ -142,7 +142,10 @@ impl Plan {
             Arg::Octal(n) => write!(out, " {n}={v:o}"),
             Arg::Hex(n) => write!(out, " {n}={v:#x}"),
             Arg::Data(n) => {
-                let text = String::from_utf8_lossy(self.bytes_at(at, usize::try_from(op.args[k + 1]).unwrap_or(usize::MAX))).into_owned();
+                let text = String::from_utf8_lossy(
+                    self.bytes_at(at, usize::try_from(op.args[k + 1]).unwrap_or(usize::MAX)),
+                )
+                .into_owned();
                 write!(out, " {n}={text:?}")
             }
             Arg::Attr => {

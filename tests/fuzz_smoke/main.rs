@@ -79,9 +79,17 @@ fn seeds_are_taken() {
     for entry in seed_dir("record").read_dir().unwrap() {
         took.extend(stockade::fuzzing::record(&std::fs::read(entry.unwrap().path()).unwrap()));
     }
-    for format in
-        ["container", "run", "id ranges", "session", "claim", "subid", "passwd", "kernel's id map", "instance"]
-    {
+    for format in [
+        "container",
+        "run",
+        "id ranges",
+        "session",
+        "claim",
+        "subid",
+        "passwd",
+        "kernel's id map",
+        "instance",
+    ] {
         assert!(took.contains(format), "no seed is taken for: {format}; {took:?}");
     }
     let (mut plans, mut reports) = (0, 0);

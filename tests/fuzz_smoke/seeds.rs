@@ -123,8 +123,10 @@ fn records(root: &Path) {
     let bare = rt.create(bare.limits(Limits::default()).build().unwrap()).unwrap();
     web.start().unwrap();
     let instances = |dir: &Path, name: &str| dir.join("instances/default").join(name);
-    fs::copy(instances(dirs.state(), "web/record.json"), out.join("container")).unwrap();
-    fs::copy(instances(dirs.state(), "bare/record.json"), out.join("container-privileged")).unwrap();
+    for (name, seed) in [("web", "container"), ("bare", "container-privileged")] {
+        let text = fs::read_to_string(instances(dirs.state(), name).join("record.json")).unwrap();
+        fs::write(out.join(seed), text.replace(root.to_str().unwrap(), "/srv/busybox")).unwrap();
+    }
     let run = |name: &str| {
         let link = fs::read_link(instances(dirs.run(), "web/run.json")).unwrap();
         fs::write(out.join(name), link.as_os_str().as_encoded_bytes()).unwrap();
@@ -166,9 +168,11 @@ fn plans() {
         let words = [0x5352_4543, kind, op, errno.cast_unsigned(), 0, 0, 0, 0];
         words.map(u32::to_ne_bytes).concat()
     };
-    for (name, bytes) in
-        [("failed", record(1, 0x15, 2)), ("before-plan", record(1, u32::MAX, 13)), ("marker", record(2, 70, 0))]
-    {
+    for (name, bytes) in [
+        ("failed", record(1, 0x15, 2)),
+        ("before-plan", record(1, u32::MAX, 13)),
+        ("marker", record(2, 70, 0)),
+    ] {
         fs::write(dir.join(format!("record-{name}")), bytes).unwrap();
     }
 }

@@ -39,7 +39,10 @@ pub(crate) fn lists(words: &mut [u64], len: usize) -> Result<usize, isize> {
                     return Err(syscall::EBADMSG);
                 }
                 loop {
-                    assert!(inside(at.cast()) && inside(at.cast::<u8>().add(7)), "a list runs out of the plan");
+                    assert!(
+                        inside(at.cast()) && inside(at.cast::<u8>().add(7)),
+                        "a list runs out of the plan"
+                    );
                     let text = *at;
                     if text.is_null() {
                         break;
