@@ -167,8 +167,10 @@ impl Disk {
         all
     }
 
-    /// Every state that a crash can leave now.
-    pub(crate) fn crashes(&self) -> BTreeSet<Tree> {
+    /// Every state that a crash can leave now. The first has only what was synced, the last everything.
+    pub(crate) fn crashes(&self) -> Vec<Tree> {
+        let barest = self.tree(&self.synced, Lost::All);
+        let fullest = self.tree(&self.now, Lost::Nothing);
         let mut out = BTreeSet::new();
         let count = self.pending.len();
         let mut subsets: BTreeSet<BTreeSet<usize>> = BTreeSet::new();
@@ -200,7 +202,14 @@ impl Disk {
                 out.insert(self.tree(&names, lost));
             }
         }
-        out
+        out.remove(&barest);
+        out.remove(&fullest);
+        let mut all = vec![barest];
+        all.extend(out);
+        if all[0] != fullest {
+            all.push(fullest);
+        }
+        all
     }
 
     fn tree(&self, names: &BTreeMap<Key, Inode>, lost: Lost) -> Tree {
