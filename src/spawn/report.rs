@@ -134,3 +134,20 @@ fn hint(e: Error, op: u16, errno: Errno) -> Error {
         _ => e,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_that_is_no_errno_makes_an_error_too() {
+        for errno in [0, -1, i32::MIN, i32::MAX, 4096, 70_000] {
+            for op in [0, abi::NO_OP] {
+                let e = error(&Plan::new(0), &Record::new(abi::FAILED, op, errno, 0));
+                assert_eq!(e.errno(), Some(libc::EPROTO), "{errno}: {e}");
+            }
+        }
+        let e = error(&Plan::new(0), &Record::new(abi::FAILED, 0, libc::ENOENT, 0));
+        assert_eq!(e.errno(), Some(libc::ENOENT));
+    }
+}
