@@ -55,7 +55,7 @@ pub(super) enum Run {
 
 /// What is stored of a container.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct ContainerRecord {
+pub(crate) struct ContainerRecord {
     pub(super) uuid: String,
     #[serde(with = "crate::store::millis")]
     pub(super) created_at: SystemTime,

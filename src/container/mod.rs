@@ -26,5 +26,7 @@ pub use config::{
 };
 pub use exec::{Output, Process};
 pub use handle::Container;
+#[cfg(feature = "fuzzing")]
+pub(crate) use handle::ContainerRecord;
 pub(crate) use live::remove_cgroup;
 pub(crate) use pool::{Pool, Sandbox};

@@ -161,6 +161,9 @@ fn build(place: &Place, case: Case) -> Result<Built> {
         true => request.plan_alone(streams)?,
         false => request.plan_joined(streams, &joins)?,
     };
+    if let Some(dir) = std::env::var_os("STOCKADE_PLAN_SEEDS") {
+        std::fs::write(Path::new(&dir).join(case.name), plan.encode()).unwrap();
+    }
     let text = portable(&plan.dump(), place);
     Ok(Built { name: case.name, config, text })
 }
