@@ -42,13 +42,15 @@ pub(crate) struct Sandbox {
     pub(super) id_map: Option<IdMap>,
     /// Where its ids go back to; nowhere once a container has them.
     owner: Weak<Inner>,
+    /// The pool that it was taken from, which makes another one once this one is used.
+    pool: Weak<Shared>,
 }
 
 impl Sandbox {
     fn new(inner: &Arc<Inner>, template: &ContainerConfig) -> Result<Self> {
         let uuid = new_uuid(inner);
         let mut sandbox =
-            Self { uuid, started: None, cgroup: None, id_map: None, owner: Arc::downgrade(inner) };
+            Self { uuid, started: None, cgroup: None, id_map: None, owner: Arc::downgrade(inner), pool: Weak::new() };
         sandbox.id_map = id_map_for(inner, template, || inner.ranges()?.allocate_ephemeral(&sandbox.uuid))?;
         if sandbox.id_map.as_ref().is_some_and(|map| inner.host.needs_programs(map)) {
             return Err(Error::new(ErrorKind::Unsupported, "make a sandbox")
@@ -104,6 +106,9 @@ impl Drop for Sandbox {
             && inner.ranges().and_then(|ranges| ranges.release(&self.uuid)).is_err()
         {
             inner.store.between().leave_untidy();
+        }
+        if let Some(pool) = self.pool.upgrade() {
+            pool.changed.notify_all();
         }
     }
 }
@@ -181,9 +186,19 @@ impl Pool {
             }
         };
         state.taken = Some(Instant::now());
+        let last = state.ready.is_empty();
         drop(state);
-        self.shared.changed.notify_all();
-        taken
+        match taken {
+            // Its thread is told when the program runs: to be woken now it would take a processor away from the start.
+            Some(mut sandbox) if !last => {
+                sandbox.pool = Arc::downgrade(&self.shared);
+                Some(sandbox)
+            }
+            taken => {
+                self.shared.changed.notify_all();
+                taken
+            }
+        }
     }
 
     /// How many are ready.

@@ -82,9 +82,9 @@ impl Container {
         let guests = self.guests(&config)?;
         let upper = self.upper_dir(&config)?;
         // Nothing may fail between this and the start, which removes it on failure.
-        let sandbox = self.sandbox().take().filter(Sandbox::is_alive);
-        let (parked, cgroup) = match sandbox {
-            Some(mut sandbox) => (sandbox.started.take(), sandbox.cgroup.take()),
+        let mut sandbox = self.sandbox().take().filter(Sandbox::is_alive);
+        let (parked, cgroup) = match &mut sandbox {
+            Some(sandbox) => (sandbox.started.take(), sandbox.cgroup.take()),
             None => (None, self.make_cgroup(&config)?),
         };
         let noted = Noted { container: self, cgroup: cgroup.as_ref(), record: RefCell::default() };
@@ -112,6 +112,8 @@ impl Container {
             Some(parked) => request.unpark(parked, sources),
             None => start(request, sources),
         };
+        // Its pool makes another one from here on.
+        drop(sandbox);
         let up = up.map_err(|e| inner.host.explain_denied(e)).and_then(|mut up| {
             pipes.seccomp_listener = up.running.listener.take();
             known(&config, up, &guests)
