@@ -27,3 +27,15 @@ pub(crate) fn unshare_mounts() -> Result<(), Errno> {
     // SAFETY: what could break the process is a table of descriptors that threads no longer share; that stays.
     unsafe { rustix::thread::unshare_unsafe(flags) }
 }
+
+/// Gives the calling thread a new network namespace (`unshare(2)`).
+pub(crate) fn unshare_network() -> Result<(), Errno> {
+    // SAFETY: as above; sockets that are open stay in the namespace that they were made in.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }
+}
+
+/// Moves the calling thread into a network namespace (`setns(2)`).
+pub(crate) fn join_network(namespace: impl std::os::fd::AsFd) -> Result<(), Errno> {
+    let kind = rustix::thread::LinkNameSpaceType::Network;
+    rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(kind))
+}

@@ -87,19 +87,26 @@ impl Container {
             Some(sandbox) => (sandbox.started.take(), sandbox.cgroup.take()),
             None => (None, self.make_cgroup(&config)?),
         };
+        let users = match &id_map {
+            Some(map) if !holds_users => UserNamespace::New(map),
+            Some(_) => UserNamespace::Joined,
+            None if joined_users => UserNamespace::Joined,
+            None => UserNamespace::Host,
+        };
+        let fits = parked.is_none()
+            && joins.is_empty()
+            && matches!(users, UserNamespace::Host)
+            && config.namespaces.is_new(NamespaceKind::Net);
+        let network = if fits { self.runtime.take_network() } else { None };
         let noted = Noted { container: self, cgroup: cgroup.as_ref(), record: RefCell::default() };
         let request = Request {
             host: &inner.host,
             config: &config,
-            users: match &id_map {
-                Some(map) if !holds_users => UserNamespace::New(map),
-                Some(_) => UserNamespace::Joined,
-                None if joined_users => UserNamespace::Joined,
-                None => UserNamespace::Host,
-            },
+            users,
             groups,
             cgroup: cgroup.as_ref(),
             joins,
+            network: network.as_ref().map(|taken| &taken.namespace),
             upper,
             runtime_dirs: [&inner.state_dir, &inner.run_dir],
             strategy: inner.host.strategy(),
@@ -112,8 +119,8 @@ impl Container {
             Some(parked) => request.unpark(parked, sources),
             None => start(request, sources),
         };
-        // Its pool makes another one from here on.
-        drop(sandbox);
+        // Their pools make others from here on.
+        drop((sandbox, network));
         let up = up.map_err(|e| inner.host.explain_denied(e)).and_then(|mut up| {
             pipes.seccomp_listener = up.running.listener.take();
             known(&config, up, &guests)
