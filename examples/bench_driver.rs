@@ -3,7 +3,7 @@
 //!
 //! `bench_driver ROW`, where ROW is `stockade` (privileged, what the floor program does), `stockade_userns` (the
 //! same in a user namespace of its own, which is the default), `stockade_pool` and `stockade_userns_pool` (from a
-//! prewarmed sandbox), `stockade_mounts` (on a host with 1,000
+//! prewarmed sandbox), `stockade_networks` (into a prewarmed network namespace), `stockade_mounts` (on a host with 1,000
 //! mounts, from the spawner thread), `stockade_2gib` and `stockade_1gib` (the first one from a host with 1 GiB
 //! resident in 4 KiB pages), `exec` (a command in a running container) or `throughput` (the mean of a loop of as many
 //! runs as `STOCKADE_BENCH_LOOP` says). A second figure is the time from the call of `create`, or of `exec`, until the
@@ -57,20 +57,26 @@ fn full_run(rt: &Runtime, privileged: bool) -> Result<(f64, f64)> {
     Ok((total.as_secs_f64() * 1e6, to_exec.as_secs_f64() * 1e6))
 }
 
-/// Sandboxes that are kept ready.
+/// Sandboxes, or network namespaces, that are kept ready.
 const POOL: usize = 3;
 
-/// A run from a sandbox, once the pool's thread is done with making it: it would take the processor away.
+/// A run from a sandbox.
 fn pooled_run(rt: &Runtime, privileged: bool) -> Result<(f64, f64)> {
     let config = config("template", privileged)?.build()?;
+    full(|| rt.prewarmed(&config))?;
+    full_run(rt, privileged)
+}
+
+/// Waits until a pool's thread is done with making what was taken: it would take the processor away.
+fn full(ready: impl Fn() -> usize) -> Result {
     for _ in 0..1000 {
-        if rt.prewarmed(&config) == POOL {
+        if ready() == POOL {
             std::thread::sleep(Duration::from_millis(2));
-            return full_run(rt, privileged);
+            return Ok(());
         }
         std::thread::sleep(Duration::from_millis(1));
     }
-    Err("the pool makes no sandbox".into())
+    Err("the pool is not filled".into())
 }
 
 /// Runs as fast as one thread can make them, and the mean of one.
@@ -177,6 +183,9 @@ fn main() -> Result {
     if row.ends_with("_pool") {
         rt.prewarm(config("template", row == "stockade_pool")?.build()?, POOL)?;
     }
+    if row == "stockade_networks" {
+        rt.prewarm_networks(POOL)?;
+    }
     let (stdin, mut stdout) = (std::io::stdin().lock(), std::io::stdout());
     for line in stdin.lines() {
         line?;
@@ -186,6 +195,10 @@ fn main() -> Result {
             ("throughput", _) => looped(&rt)?,
             ("stockade_userns", _) => full_run(&rt, false)?,
             ("stockade_pool", _) => pooled_run(&rt, true)?,
+            ("stockade_networks", _) => {
+                full(|| rt.prewarmed_networks())?;
+                full_run(&rt, true)?
+            }
             ("stockade_userns_pool", _) => pooled_run(&rt, false)?,
             _ => return Err(format!("unknown row `{row}`").into()),
         };

@@ -127,6 +127,7 @@ const ORDER: &[&str] = &[
     "stockade_1gib",
     "stockade_2gib",
     "stockade_mounts",
+    "stockade_networks",
     "stockade_pool",
     "stockade_userns_pool",
     "floor_cli",

@@ -13,12 +13,13 @@ use crate::{Result, paths, sh};
 /// in `STOCKADE_BENCH_DIR`.
 const DRIVER: &str = "bench_driver";
 /// The rows that it knows, and their units.
-const LIBRARY: [(&str, &str); 9] = [
+const LIBRARY: [(&str, &str); 10] = [
     ("stockade", "floor"),
     ("stockade_userns", "floor_userns"),
     ("stockade_1gib", "floor"),
     ("stockade_2gib", "floor"),
     ("stockade_mounts", "floor"),
+    ("stockade_networks", "floor"),
     ("stockade_pool", "floor"),
     ("stockade_userns_pool", "floor_userns"),
     ("exec", "floor_exec"),
