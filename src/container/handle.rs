@@ -74,7 +74,7 @@ impl Container {
         let inner = runtime.inner();
         let id = config.id.clone();
         let durability = config.durability();
-        let sandbox = inner.take_sandbox(&config);
+        let sandbox = runtime.take_sandbox(&config);
         let uuid = sandbox.as_ref().map_or_else(|| new_uuid(inner), |s| s.uuid.clone());
         let record = ContainerRecord { uuid: uuid.clone(), created_at: SystemTime::now(), config };
         let mut undo = Undo::new();

@@ -10,10 +10,12 @@ mod info;
 mod kill;
 mod live;
 mod load;
+mod networks;
 mod pool;
 mod rename;
 mod restart;
 mod start;
+mod stock;
 mod stop;
 mod streams;
 mod tail;
@@ -29,4 +31,5 @@ pub use handle::Container;
 #[cfg(feature = "fuzzing")]
 pub(crate) use handle::ContainerRecord;
 pub(crate) use live::remove_cgroup;
+pub(crate) use networks::{Networks, Taken as TakenNetwork};
 pub(crate) use pool::{Pool, Sandbox};

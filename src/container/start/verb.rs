@@ -84,24 +84,31 @@ impl Container {
         let guests = self.guests(&config)?;
         let upper = self.upper_dir(&config)?;
         // Nothing may fail between this and the start, which removes it on failure.
-        let sandbox = self.sandbox().take().filter(Sandbox::is_alive);
-        let (parked, cgroup) = match sandbox {
-            Some(mut sandbox) => (sandbox.started.take(), sandbox.cgroup.take()),
+        let mut sandbox = self.sandbox().take().filter(Sandbox::is_alive);
+        let (parked, cgroup) = match &mut sandbox {
+            Some(sandbox) => (sandbox.started.take(), sandbox.cgroup.take()),
             None => (None, self.make_cgroup(&config)?),
         };
+        let users = match &id_map {
+            Some(map) if !holds_users => UserNamespace::New(map),
+            Some(_) => UserNamespace::Joined,
+            None if joined_users => UserNamespace::Joined,
+            None => UserNamespace::Host,
+        };
+        let fits = parked.is_none()
+            && joins.is_empty()
+            && matches!(users, UserNamespace::Host)
+            && config.namespaces.is_new(NamespaceKind::Net);
+        let network = if fits { self.runtime.take_network() } else { None };
         let noted = Noted { container: self, cgroup: cgroup.as_ref(), record: RefCell::default() };
         let request = Request {
             host: &inner.host,
             config: &config,
-            users: match &id_map {
-                Some(map) if !holds_users => UserNamespace::New(map),
-                Some(_) => UserNamespace::Joined,
-                None if joined_users => UserNamespace::Joined,
-                None => UserNamespace::Host,
-            },
+            users,
             groups,
             cgroup: cgroup.as_ref(),
             joins,
+            network: network.as_ref().map(|taken| &taken.namespace),
             upper,
             runtime_dirs: [&inner.state_dir, &inner.run_dir],
             strategy: inner.host.strategy(),
@@ -114,6 +121,8 @@ impl Container {
             Some(parked) => request.unpark(parked, sources),
             None => start(request, sources),
         };
+        // Their pools make others from here on.
+        drop((sandbox, network));
         let up = up.map_err(|e| inner.host.explain_denied(e)).and_then(|mut up| {
             pipes.seccomp_listener = up.running.listener.take();
             known(&config, up, &guests)
