@@ -40,6 +40,7 @@
 mod controller;
 mod cpu;
 mod delegate;
+mod devices;
 mod file;
 mod group;
 mod hierarchy;
@@ -51,6 +52,8 @@ mod state;
 mod stats;
 
 pub use controller::Controller;
+pub use devices::{DeviceAccess, DeviceKind, DevicePolicy, DeviceRule, DeviceVerdict};
+pub(crate) use devices::{DeviceProgram, DevicePrograms};
 pub use group::{Cgroup, CgroupId};
 pub use hierarchy::Hierarchy;
 pub use limits::{Enforce, Limit, Limits, Skipped};
