@@ -52,8 +52,8 @@ mod state;
 mod stats;
 
 pub use controller::Controller;
+pub(crate) use devices::DevicePrograms;
 pub use devices::{DeviceAccess, DeviceKind, DevicePolicy, DeviceRule, DeviceVerdict};
-pub(crate) use devices::{DeviceProgram, DevicePrograms};
 pub use group::{Cgroup, CgroupId};
 pub use hierarchy::Hierarchy;
 pub use limits::{Enforce, Limit, Limits, Skipped};

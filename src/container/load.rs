@@ -54,12 +54,18 @@ impl Container {
         Ok(container)
     }
 
-    /// What a container has, for who looks for what nobody has. Ends what is left of a run that has ended.
-    pub(crate) fn peek(runtime: &Runtime, id: &InstanceId) -> Result<Found> {
+    /// A handle whose drop does nothing.
+    pub(super) fn load_to_look(runtime: &Runtime, id: &InstanceId) -> Result<Self> {
         let container = Self::load(runtime.clone(), id)?;
         let mut config = (*container.config()).clone();
         config.kill_on_drop = false;
         *container.config.write().unwrap_or_else(|e| e.into_inner()) = Arc::new(config);
+        Ok(container)
+    }
+
+    /// What a container has, for who looks for what nobody has. Ends what is left of a run that has ended.
+    pub(crate) fn peek(runtime: &Runtime, id: &InstanceId) -> Result<Found> {
+        let container = Self::load_to_look(runtime, id)?;
         let cgroup = match &*container.run() {
             Run::Live(live) => live.record.cgroup_path.clone().map(PathBuf::from),
             _ => None,

@@ -10,6 +10,7 @@
 //! | rename | a directory of runs without its instance | removed |
 //! | start, before the run is noted | a cgroup; a child that waits for its plan and ends with its host | the cgroup is removed, what is in it killed |
 //! | start, later | a run on record, whose process is found by its number and identity | as any run |
+//! | a change of the device policy | a record that is ahead of the kernel | the kernel is brought to it |
 //! | stop, or nothing in particular | a run on record whose process is gone | its cgroup is removed, its end noted |
 //!
 //! Without a cgroup nothing is lost either: a process of a container has a record before it has a program.
@@ -65,6 +66,9 @@ impl Runtime {
         for name in &seen.cgroups {
             complete &= self.remove_stray(name, &seen)?;
         }
+        for id in &seen.live {
+            complete &= self.with_name(id, || Container::renew_devices(self, id))?;
+        }
         // Last: nobody may get ids that a process still has.
         if complete {
             for owner in &seen.owners {
@@ -103,7 +107,10 @@ impl Runtime {
             match Container::peek(self, &id) {
                 Ok(found) => {
                     uuids.insert(found.uuid);
-                    seen.running.extend(found.cgroup);
+                    if let Some(cgroup) = found.cgroup {
+                        seen.running.insert(cgroup);
+                        seen.live.push(id);
+                    }
                 }
                 Err(e) if e.kind() == ErrorKind::NotFound => {}
                 // Nobody can tell what is this one's.
@@ -167,6 +174,8 @@ struct Seen {
     cgroups: Vec<String>,
     /// Cgroups of running instances.
     running: HashSet<PathBuf>,
+    /// The instances that run in one.
+    live: Vec<InstanceId>,
 }
 
 /// The token of the runtime that made an instance.

@@ -121,10 +121,7 @@ fn owned(ret: libc::c_long) -> Result<OwnedFd, Errno> {
 }
 
 /// Checks and loads a device program. The descriptor is close-on-exec.
-pub(crate) fn load_device_program(
-    program: &[Instruction],
-    name: [u8; NAME_LEN],
-) -> Result<OwnedFd, Errno> {
+pub(crate) fn load_device_program(program: &[Instruction], name: [u8; NAME_LEN]) -> Result<OwnedFd, Errno> {
     const LICENSE: &std::ffi::CStr = c"Dual MIT/GPL";
     let mut tries = TRIES;
     loop {

@@ -55,7 +55,8 @@ impl AsFd for DeviceProgram {
     }
 }
 
-const NOT_BUILT: &str = "the kernel needs CONFIG_CGROUP_BPF; or choose Enforce::BestEffort to start without it";
+const NOT_BUILT: &str =
+    "the kernel needs CONFIG_CGROUP_BPF; or choose Enforce::BestEffort to start without it";
 
 /// Loaded programs, the last used ones: many containers have the same policy.
 #[derive(Debug, Default)]

@@ -109,7 +109,11 @@ impl FromStr for DeviceAccess {
             }
             bits |= bit.0;
         }
-        if bits == 0 { Err(invalid("is empty: it needs at least one of `r`, `w` and `m`")) } else { Ok(Self(bits)) }
+        if bits == 0 {
+            Err(invalid("is empty: it needs at least one of `r`, `w` and `m`"))
+        } else {
+            Ok(Self(bits))
+        }
     }
 }
 
@@ -479,7 +483,8 @@ mod tests {
         let policy = policy.deny(rule("a")).allow(rule("c *:5 w"));
         assert!(may(&policy, "w") && !may(&policy, "r"));
         // Twice, and contradicting: no error, and the last one it is.
-        let twice = DevicePolicy::allow_all().deny(rule("c 1:5 r")).deny(rule("c 1:5 r")).allow(rule("c 1:5 r"));
+        let twice =
+            DevicePolicy::allow_all().deny(rule("c 1:5 r")).deny(rule("c 1:5 r")).allow(rule("c 1:5 r"));
         twice.validate().unwrap();
         assert!(may(&twice, "rwm"));
         assert!(!DevicePolicy::deny_all().allow(rule("c 1:5 r")).allows(

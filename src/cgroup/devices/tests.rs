@@ -2,8 +2,12 @@
 
 use proptest::prelude::*;
 
-use super::program::{self, AND, EXIT, JUMP, JUMP_IF_ANY, JUMP_UNLESS_EQUAL, LOAD_WORD, MOVE, SET, SHIFT_RIGHT};
-use super::{CACHED, DeviceAccess, DeviceKind, DevicePolicy, DeviceProgram, DevicePrograms, DeviceRule, DeviceVerdict};
+use super::program::{
+    self, AND, EXIT, JUMP, JUMP_IF_ANY, JUMP_UNLESS_EQUAL, LOAD_WORD, MOVE, SET, SHIFT_RIGHT,
+};
+use super::{
+    CACHED, DeviceAccess, DeviceKind, DevicePolicy, DeviceProgram, DevicePrograms, DeviceRule, DeviceVerdict,
+};
 use crate::sys::bpf::Instruction;
 
 /// Runs a program on a context. Only forward jumps, or it would not end.
@@ -127,7 +131,8 @@ fn rules_without_effect_leave_no_instruction() {
     let rule = |text: &str| text.parse::<DeviceRule>().unwrap();
     let length = |p: &DevicePolicy| program::compile(p).unwrap().len();
     let plain = length(&DevicePolicy::deny_all());
-    let policy = DevicePolicy::deny_all().deny(rule("c 1:3 rwm")).allow(rule("b 8:0 r")).deny(rule("b 8:* rwm"));
+    let policy =
+        DevicePolicy::deny_all().deny(rule("c 1:3 rwm")).allow(rule("b 8:0 r")).deny(rule("b 8:* rwm"));
     assert_eq!(length(&policy), plain);
     // Three hundred minor numbers of one driver, and then all of it.
     let many = (0..300).fold(DevicePolicy::deny_all(), |p, n| p.allow(rule(&format!("c 136:{n} rwm"))));
@@ -144,12 +149,10 @@ fn the_kernel_takes_the_programs_of_long_lists() {
     }
     let rule = |text: String| text.parse::<DeviceRule>().unwrap();
     let accesses = ["r", "w", "m", "rw", "rm", "wm", "rwm"];
-    let majors = (0..1024_usize).fold(DevicePolicy::deny_all(), |p, n| {
-        p.allow(rule(format!("c {n}:{} {}", n % 9, accesses[n % 7])))
-    });
-    let minors = (0..1024_usize).fold(DevicePolicy::allow_all(), |p, n| {
-        p.deny(rule(format!("b 8:{} {}", n * 3, accesses[n % 7])))
-    });
+    let majors = (0..1024_usize)
+        .fold(DevicePolicy::deny_all(), |p, n| p.allow(rule(format!("c {n}:{} {}", n % 9, accesses[n % 7]))));
+    let minors = (0..1024_usize)
+        .fold(DevicePolicy::allow_all(), |p, n| p.deny(rule(format!("b 8:{} {}", n * 3, accesses[n % 7]))));
     // 120 x 120 pairs with an answer of their own: the longest that is taken.
     let cross = (0..120).fold(DevicePolicy::deny_all(), |p, n| {
         p.allow(rule(format!("c {n}:* r"))).allow(rule(format!("c *:{n} w")))

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use super::{Request, Up, UserNamespace, Witness, start};
-use crate::cgroup::{Cgroup, Enforce, Skipped};
+use crate::cgroup::{Cgroup, DevicePolicy, Enforce, Skipped};
 use crate::container::config::CgroupConfig;
 use crate::container::handle::{Container, Run};
 use crate::container::live::{Live, remove_cgroup};
@@ -46,7 +46,8 @@ impl Container {
     /// As `start_with`, under an action of the caller's.
     pub(in crate::container) fn start_locked(&self, options: StartOptions) -> Result<Pipes> {
         // Of a new one nobody else can have begun a run; if somebody has, the claim on the record of this run tells.
-        if !self.fresh.swap(false, Ordering::Relaxed) {
+        let fresh = self.fresh.swap(false, Ordering::Relaxed);
+        if !fresh {
             self.settle_if_ended()?;
         }
         match &*self.run() {
@@ -54,18 +55,18 @@ impl Container {
             Run::Deleted => return Err(self.gone()),
             Run::Never | Run::Ended { .. } => {}
         }
+        // Another runtime may have deleted or changed it. Of a new ephemeral one the record of its run tells, which is
+        // in the same directory.
+        if !fresh || self.config().durability() == Durability::Durable {
+            self.check_record()?;
+        }
         let config = self.config();
         let deadline = Deadline::from(options.deadline);
         let (mut sources, mut pipes) = streams::open(options.stdin, options.stdout, options.stderr)?;
-        if !config.has_null_device() {
+        if !config.may_open_null() {
             sources = sources.with_host_null()?;
         }
         let inner = self.runtime.inner();
-        // Another runtime may have deleted it. Of an ephemeral one the record of its run tells, which is in the same
-        // directory.
-        if config.durability() == Durability::Durable {
-            self.check_record()?;
-        }
         let mut joins = config.namespaces.open_joins(|id, kind| self.namespace_of(id, kind))?;
         let id_map = self.id_map()?;
         let mut groups = inner.host.set_groups();
@@ -140,13 +141,23 @@ impl Container {
     }
 
     /// Fails where the container's record is gone or is another's: deleted by another runtime, and perhaps made anew.
+    /// Takes over what another runtime has changed.
     pub(in crate::container) fn check_record(&self) -> Result<()> {
         #[derive(serde::Deserialize)]
         struct Which {
             uuid: String,
+            config: Changeable,
+        }
+        #[derive(serde::Deserialize)]
+        struct Changeable {
+            #[serde(default)]
+            devices: Option<DevicePolicy>,
         }
         match self.runtime.inner().store.find::<Which>(&self.id(), self.config().durability())? {
-            Some(found) if found.uuid == self.uuid => Ok(()),
+            Some(found) if found.uuid == self.uuid => {
+                self.know_devices(found.config.devices);
+                Ok(())
+            }
             _ => Err(self.gone()),
         }
     }
