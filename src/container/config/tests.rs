@@ -293,6 +293,7 @@ fn json_and_back() {
         .sysctl("net.ipv4.ip_forward", "1")
         .limits(limits)
         .enforce(Enforce::BestEffort)
+        .devices(DevicePolicy::standard())
         .build()
         .unwrap();
     for config in [full, base().build().unwrap(), base().privileged().build().unwrap()] {
