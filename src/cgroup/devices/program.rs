@@ -171,12 +171,12 @@ impl Program {
     fn minors(&mut self, minors: &Minors) {
         for (minor, bits) in &minors.different {
             self.add(JUMP_UNLESS_EQUAL, MINOR, 0, 1, *minor as i32);
-            self.to_answer(*bits);
+            self.jump_to_answer(*bits);
         }
-        self.to_answer(minors.other);
+        self.jump_to_answer(minors.other);
     }
 
-    fn to_answer(&mut self, bits: u8) {
+    fn jump_to_answer(&mut self, bits: u8) {
         let at = self.add(JUMP, 0, 0, 0, 0);
         self.to_answers.push((at, bits));
     }

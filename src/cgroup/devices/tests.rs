@@ -1,5 +1,7 @@
 //! The programs, run by an interpreter of their few instructions beside a plain reading of the rules, and loaded.
 
+#![expect(clippy::print_stderr, reason = "how long the loads took")]
+
 use proptest::prelude::*;
 
 use super::program::{
