@@ -2,6 +2,7 @@
 
 mod config;
 mod delete;
+mod devices;
 mod erase;
 mod exec;
 mod freeze;

@@ -10,7 +10,7 @@
 //! | rename | a directory of runs without its instance | removed |
 //! | start, before the run is noted | a cgroup; a child that waits for its plan and ends with its host | the cgroup is removed, what is in it killed |
 //! | start, later | a run on record, whose process is found by its number and identity | as any run |
-//! | update | a run on record that says so | the limits on record are set |
+//! | update | a run on record that says so | the limits and the device policy on record are set |
 //! | stop, or nothing in particular | a run on record whose process is gone | its cgroup is removed, its end noted |
 //!
 //! Without a cgroup nothing is lost either: a process of a container has a record before it has a program.

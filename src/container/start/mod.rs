@@ -32,6 +32,7 @@ use rustix::process::Pid;
 use self::descriptors::Descriptors;
 use self::plan::{Parts, Users};
 use super::config::{ContainerConfig, EtcFile, Network};
+use super::devices;
 use super::streams::Sources;
 use super::tail::{Settings, Tail};
 use crate::caps::{CapSet, Capability};
@@ -330,7 +331,7 @@ impl Request<'_> {
         fds.need_user_namespace().then(|| started.user_namespace()).transpose()
     }
 
-    /// Sets the limits that the host sets.
+    /// Sets the limits that the host sets, and the device policy.
     fn limit(&self, started: &Started) -> Result<Vec<Skipped>> {
         let child = started.child()?;
         if !self.sets_own_rlimits() {
@@ -344,10 +345,15 @@ impl Request<'_> {
             let path = format!("/proc/{}/oom_score_adj", child.id());
             write_proc(OOM_SCORE, &path, &value.get().to_string()).map_err(explain_oom_score)?;
         }
-        match self.cgroup {
-            Some(cgroup) if self.has_limits() => cgroup.apply(&self.config.limits, self.config.enforce),
-            _ => Ok(Vec::new()),
+        let mut skipped = match self.cgroup {
+            Some(cgroup) if self.has_limits() => cgroup.apply(&self.config.limits, self.config.enforce)?,
+            _ => Vec::new(),
+        };
+        // The child waits for its plan, which needs no device that the policy denies.
+        if let Some(cgroup) = self.cgroup {
+            skipped.extend(devices::confine(self.host, cgroup, self.config)?);
         }
+        Ok(skipped)
     }
 
     /// The capabilities that stage-2 needs and that executing it would take away: in a new user namespace no id is
