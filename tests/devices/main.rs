@@ -113,7 +113,7 @@ fn what_the_policy_denies_does_not_break_the_start() {
         for node in ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"] {
             assert!(!opens(&c, node), "{node}");
         }
-        // For everything that it starts, in child cgroups too, and whatever their streams are.
+        // For what is run in it beside, whatever its streams are.
         let status = c.exec(ExecOptions::new(["true"])).unwrap().wait().unwrap();
         assert_eq!(status, ExitStatus::Exited(0));
         assert_eq!(sh(&c, "mkfifo /tmp/f && ls /dev/null").0, 0);
