@@ -104,7 +104,7 @@ fn neighbours(rt: &Runtime) -> Result {
             c.start()?;
             running.push(c);
         }
-        println!("{wanted}");
+        writeln!(std::io::stdout(), "{wanted}")?;
     }
     running.iter().try_for_each(|c| c.stop())?;
     Ok(())
