@@ -129,6 +129,9 @@ mod spawn;
 mod store;
 
 pub mod container;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod instance;
 mod runtime;
 #[cfg(feature = "vm")]

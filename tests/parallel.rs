@@ -5,6 +5,7 @@
 mod again;
 mod leftovers;
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Stdio as Std};
@@ -14,7 +15,7 @@ use std::time::Instant;
 use leftovers::{Leftovers, SLEEP, eprint};
 use stockade::container::{ContainerBuilder, ContainerConfig};
 use stockade::instance::{DeleteMode, DeleteOptions, ExecOptions, Status};
-use stockade::{ErrorKind, InstanceId, Rootfs, Runtime};
+use stockade::{ErrorKind, InstanceId, Rootfs, Runtime, SpawnStrategy};
 use support::{HostSnapshot, PrivateDirs, require_fixture, require_root, scaled};
 
 fn open(state: &Path, run: &Path) -> Runtime {
@@ -303,5 +304,62 @@ fn of_two_runtimes_in_one_process_one_wins() {
     two.into_iter().for_each(Runtime::close);
     leftovers.assert_none("two runtimes");
     drop(dirs);
+    before.assert_unchanged();
+}
+
+/// The children of this process, ended or not, without those of the harness.
+fn children() -> BTreeSet<u32> {
+    let mut found = BTreeSet::new();
+    for task in std::fs::read_dir("/proc/self/task").unwrap().flatten() {
+        let text = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+        found.extend(text.split_whitespace().map(|pid| pid.parse::<u32>().unwrap()));
+    }
+    found
+}
+
+#[test]
+fn an_exec_that_is_given_up_at_any_moment_leaves_no_child() {
+    const EXECS: u32 = 600;
+    let _serial = support::serial();
+    require_root!();
+    let _ = require_fixture!("busybox");
+    let before = HostSnapshot::take();
+    for strategy in [SpawnStrategy::Exec, SpawnStrategy::Fork] {
+        let (dirs, leftovers) = dirs();
+        let rt = Runtime::builder().state_dir(dirs.state()).run_dir(dirs.run()).spawn_strategy(strategy);
+        let rt = rt.open().unwrap();
+        let c = rt.create(config(&format!("{}x", leftovers::NAME), 0).build().unwrap()).unwrap();
+        c.start().unwrap();
+        let own = children();
+        // As long as this machine takes for one, and half of that more.
+        let one = |_| {
+            let start = Instant::now();
+            let process = c.exec(ExecOptions::new(["true"])).unwrap();
+            let took = start.elapsed();
+            assert!(process.wait().unwrap().success());
+            took
+        };
+        let most = (0..10).map(one).min().unwrap() * 3 / 2;
+        let (mut ran, mut given_up) = (0, 0);
+        for n in 0..EXECS {
+            match c.exec(ExecOptions::new(["true"]).deadline(most * n / EXECS)) {
+                Ok(process) => {
+                    assert!(process.wait().unwrap().success());
+                    ran += 1;
+                }
+                Err(e) => {
+                    assert_eq!(e.kind(), ErrorKind::Timeout, "{e}");
+                    given_up += 1;
+                }
+            }
+            assert_eq!(children(), own, "{strategy:?}: exec {n} left a child");
+        }
+        eprint(&format!("execs given up at any moment, {strategy:?}: {given_up}; {ran} ran\n"));
+        assert!(given_up > 0);
+        // A child that nobody reaps would keep the pid namespace, and with it the stop, from its end.
+        c.delete_with(stop()).unwrap();
+        rt.close();
+        leftovers.assert_none("execs given up");
+    }
     before.assert_unchanged();
 }

@@ -10,13 +10,16 @@ mod info;
 mod kill;
 mod live;
 mod load;
+mod networks;
 mod pool;
 mod rename;
 mod restart;
 mod start;
+mod stock;
 mod stop;
 mod streams;
 mod tail;
+mod update;
 mod verbs;
 
 pub use config::{
@@ -25,5 +28,8 @@ pub use config::{
 };
 pub use exec::{Output, Process};
 pub use handle::Container;
+#[cfg(feature = "fuzzing")]
+pub(crate) use handle::ContainerRecord;
 pub(crate) use live::remove_cgroup;
+pub(crate) use networks::{Networks, Taken as TakenNetwork};
 pub(crate) use pool::{Pool, Sandbox};

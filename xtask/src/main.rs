@@ -6,6 +6,7 @@ mod debian;
 mod fixtures;
 mod package;
 mod paths;
+mod repeat;
 mod setup;
 mod sh;
 mod test;
@@ -23,6 +24,9 @@ usage: cargo xtask TASK
                           --no-vm: without the lane, the machine with cgroup v2
                           --lane-only: setup and the lane alone; of it, those of each --program NAME
                           --no-skip: a skipped test fails
+  test --repeat N [--no-skip] [NAME...]
+                          the test programs N times in a row, without the names those of faults, crashes and many at
+                          once; what they report is summed up
   bench-peers [--json] [--n N] [--only ROW,ROW...]
                           Stockade, the floor and the installed peers, interleaved (as root)
   bench-unpack [--json] [--n N] [--only ROW,ROW...]

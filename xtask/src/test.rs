@@ -11,16 +11,21 @@ use std::time::{Duration, Instant};
 
 use crate::args::Args;
 use crate::setup::{self, Wanted};
-use crate::{Result, package, paths, sh};
+use crate::{Result, package, paths, repeat, sh};
 
 use lane::Lane;
-use sums::{Place, Skips, Sums, Totals};
+use sums::{Place, Skips, Sums};
+
+pub use sums::Totals;
 
 /// Runs the steps in order and stops at the first that fails; the tests run on the host and in the lane whatever comes
 /// of them in the other place.
 pub fn run(mut args: Args) -> Result {
     let quick = args.switch("--quick");
     let no_skip = args.switch("--no-skip");
+    if let Some(rounds) = args.value("--repeat")? {
+        return repeat::run(rounds, &args.rest()?, no_skip);
+    }
     let no_vm = args.switch("--no-vm") || quick;
     let lane_only = args.switch("--lane-only");
     let mut programs: Vec<String> = Vec::new();

@@ -10,7 +10,6 @@ use super::choices::{CgroupConfig, IdMapConfig};
 use super::mounts::{self, Mount};
 use super::{ContainerConfig, MountSet};
 use crate::caps::Capability;
-use crate::cgroup::Limits;
 use crate::error::Error;
 use crate::idmap::{IdKind, InnerGid, InnerUid};
 use crate::namespaces::{NamespaceKind, NamespaceSource, Privilege, Target};
@@ -56,12 +55,12 @@ impl fmt::Display for Problem {
 }
 
 /// All of them in one line.
-pub(super) fn list(problems: &[Problem]) -> String {
+pub(in crate::container) fn list(problems: &[Problem]) -> String {
     problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
 /// Everything that is wrong with a configuration.
-pub(super) fn problems(config: &ContainerConfig) -> Vec<Problem> {
+pub(in crate::container) fn problems(config: &ContainerConfig) -> Vec<Problem> {
     let mut check = Check { config, found: Vec::new() };
     if config.id.snapshot.is_some() {
         check.add("id", "is a snapshot's");
@@ -75,7 +74,10 @@ pub(super) fn problems(config: &ContainerConfig) -> Vec<Problem> {
     check.namespaces();
     check.names();
     check.sysctls();
-    if config.cgroup == CgroupConfig::None && config.limits != Limits::default() {
+    for (field, why) in config.limits.problems() {
+        check.add(format!("limits.{field}"), why);
+    }
+    if config.cgroup == CgroupConfig::None && !config.limits.is_empty() {
         check.add("limits", "need a control group, and the container is to have none");
     }
     if config.cgroup == CgroupConfig::None && !config.namespaces.is_new(NamespaceKind::Pid) {

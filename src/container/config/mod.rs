@@ -18,6 +18,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 pub use self::builder::ContainerBuilder;
 pub use self::check::Problem;
+pub(super) use self::check::{list, problems};
 pub use self::choices::{CgroupConfig, EtcFile, IdMapConfig, Network, SeccompConfig};
 pub use self::mounts::{BindMount, Mount, MountOptions, MountSet, Propagation, TmpfsMount};
 use crate::caps::{CapabilitySets, Securebits};

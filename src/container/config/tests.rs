@@ -250,7 +250,7 @@ fn sysctls() {
 
 #[test]
 fn limits_need_a_control_group() {
-    let limits = Limits { pids_max: Some(crate::cgroup::Limit::Value(10)), ..Limits::default() };
+    let limits = Limits::new().pids_max(10);
     assert_eq!(problems(base().limits(limits.clone())), Vec::<String>::new());
     one(base().limits(limits).cgroup(CgroupConfig::None), "limits", "control group");
 }
@@ -259,7 +259,7 @@ fn limits_need_a_control_group() {
 fn json_and_back() {
     let odd = |s: &str| OsString::from_vec([s.as_bytes(), &[0xff]].concat());
     let policy = Policy::new(Action::Allow);
-    let limits = Limits { memory_max: Some(crate::cgroup::Limit::Value(1 << 30)), ..Limits::default() };
+    let limits = Limits::new().memory_max(1 << 30);
     let full = base()
         .ephemeral()
         .kill_on_drop()

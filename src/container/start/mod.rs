@@ -58,6 +58,8 @@ pub(super) struct Request<'a> {
     pub(super) cgroup: Option<&'a Cgroup>,
     /// The namespaces to join, in that order.
     pub(super) joins: Vec<Namespace>,
+    /// A fresh network namespace for this container alone, in place of one that clone3 makes. Without any to join.
+    pub(super) network: Option<&'a Namespace>,
     /// The instance's own directory for an overlay's changes.
     pub(super) upper: Option<PathBuf>,
     /// Directories of the runtime, hidden from a container of the host's own files.
@@ -163,8 +165,13 @@ impl Request<'_> {
     /// The plan where all namespaces are new or the host's; the descriptors come with it.
     fn plan_alone(&self, streams: Sources) -> Result<(Plan, Descriptors)> {
         let mut fds = Descriptors::from_slot(0);
+        let network =
+            self.network.map(|ns| fds.ready(ns.as_fd().try_clone_to_owned().map_err(dup)?)).transpose()?;
         let parts = self.parts(&mut fds, streams)?;
         let mut plan = Plan::new(fds.len());
+        if let Some(network) = network {
+            plan.setns("enter the prewarmed network namespace", network, NamespaceKind::Net.clone_flag());
+        }
         self.assemble(&mut plan, &parts);
         Ok((plan, fds))
     }
@@ -282,6 +289,9 @@ impl Request<'_> {
         let mut all = self.config.namespaces.clone_flags();
         if !self.has_new_users() {
             all &= !NamespaceKind::User.clone_flag();
+        }
+        if self.network.is_some() {
+            all &= !NamespaceKind::Net.clone_flag();
         }
         if self.config.namespaces.time_offsets.is_zero() {
             all

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use super::{Request, Up, UserNamespace, Witness, start};
-use crate::cgroup::{Cgroup, Enforce, Skipped};
+use crate::cgroup::{Cgroup, Skipped};
 use crate::container::config::CgroupConfig;
 use crate::container::handle::{Container, Run};
 use crate::container::live::{Live, remove_cgroup};
@@ -54,18 +54,20 @@ impl Container {
             Run::Deleted => return Err(self.gone()),
             Run::Never | Run::Ended { .. } => {}
         }
-        let config = self.config();
         let deadline = Deadline::from(options.deadline);
         let (mut sources, mut pipes) = streams::open(options.stdin, options.stdout, options.stderr)?;
+        // Another runtime may have deleted it, or changed its limits. Of an ephemeral one the record of its run tells
+        // the first, which is in the same directory.
+        if self.config().durability() == Durability::Durable {
+            self.refresh()?;
+        }
+        let config = self.config();
+        config.limits.check_host()?;
+        self.enable_controllers(&config)?;
         if !config.has_null_device() {
             sources = sources.with_host_null()?;
         }
         let inner = self.runtime.inner();
-        // Another runtime may have deleted it. Of an ephemeral one the record of its run tells, which is in the same
-        // directory.
-        if config.durability() == Durability::Durable {
-            self.check_record()?;
-        }
         let mut joins = config.namespaces.open_joins(|id, kind| self.namespace_of(id, kind))?;
         let id_map = self.id_map()?;
         let mut groups = inner.host.set_groups();
@@ -82,24 +84,31 @@ impl Container {
         let guests = self.guests(&config)?;
         let upper = self.upper_dir(&config)?;
         // Nothing may fail between this and the start, which removes it on failure.
-        let sandbox = self.sandbox().take().filter(Sandbox::is_alive);
-        let (parked, cgroup) = match sandbox {
-            Some(mut sandbox) => (sandbox.started.take(), sandbox.cgroup.take()),
+        let mut sandbox = self.sandbox().take().filter(Sandbox::is_alive);
+        let (parked, cgroup) = match &mut sandbox {
+            Some(sandbox) => (sandbox.started.take(), sandbox.cgroup.take()),
             None => (None, self.make_cgroup(&config)?),
         };
+        let users = match &id_map {
+            Some(map) if !holds_users => UserNamespace::New(map),
+            Some(_) => UserNamespace::Joined,
+            None if joined_users => UserNamespace::Joined,
+            None => UserNamespace::Host,
+        };
+        let fits = parked.is_none()
+            && joins.is_empty()
+            && matches!(users, UserNamespace::Host)
+            && config.namespaces.is_new(NamespaceKind::Net);
+        let network = if fits { self.runtime.take_network() } else { None };
         let noted = Noted { container: self, cgroup: cgroup.as_ref(), record: RefCell::default() };
         let request = Request {
             host: &inner.host,
             config: &config,
-            users: match &id_map {
-                Some(map) if !holds_users => UserNamespace::New(map),
-                Some(_) => UserNamespace::Joined,
-                None if joined_users => UserNamespace::Joined,
-                None => UserNamespace::Host,
-            },
+            users,
             groups,
             cgroup: cgroup.as_ref(),
             joins,
+            network: network.as_ref().map(|taken| &taken.namespace),
             upper,
             runtime_dirs: [&inner.state_dir, &inner.run_dir],
             strategy: inner.host.strategy(),
@@ -112,6 +121,8 @@ impl Container {
             Some(parked) => request.unpark(parked, sources),
             None => start(request, sources),
         };
+        // Their pools make others from here on.
+        drop((sandbox, network));
         let up = up.map_err(|e| inner.host.explain_denied(e)).and_then(|mut up| {
             pipes.seccomp_listener = up.running.listener.take();
             known(&config, up, &guests)
@@ -120,7 +131,9 @@ impl Container {
         match (up, record) {
             (Ok(child), Some(record)) => {
                 let started_at = record.started_at;
-                *self.run() = Run::Live(Arc::new(Live { child, guests, cgroup, id_map, started_at, record }));
+                let skipped = std::sync::Mutex::default();
+                *self.run() =
+                    Run::Live(Arc::new(Live { child, guests, cgroup, id_map, started_at, record, skipped }));
                 Ok(pipes)
             }
             (Ok(child), None) => {
@@ -166,6 +179,7 @@ impl Container {
                     started_at,
                     exit: Some(exit),
                     skipped: Vec::new(),
+                    updating: false,
                 };
                 store.save_run(&self.id(), self.config().durability(), &record)
             }
@@ -201,20 +215,6 @@ impl Container {
         }
         let parent = self.runtime.inner().host.cgroup()?;
         let name = self.cgroup_name();
-        let wanted = config.limits.controllers();
-        if !wanted.is_empty() {
-            let enabled = parent.enabled_controllers()?;
-            let available = parent.controllers()?;
-            // What the parent has not got is the limits' own error, which says what grants it.
-            let missing: Vec<_> =
-                wanted.into_iter().filter(|c| !enabled.contains(c) && available.contains(c)).collect();
-            if !missing.is_empty()
-                && let Err(e) = parent.enable_controllers(&missing)
-                && config.enforce == Enforce::Required
-            {
-                return Err(e);
-            }
-        }
         match parent.create_child(&name) {
             Err(e) if e.kind() == ErrorKind::AlreadyExists => {
                 // Another runtime's run, or left by a host that died. What runs in it without a record is ended: nobody
@@ -301,7 +301,8 @@ impl Witness for Noted<'_> {
             cgroup_id: None,
             started_at: SystemTime::now(),
             exit: None,
-            skipped: skipped.iter().map(|s| format!("{}: {}", s.file, s.reason)).collect(),
+            skipped: skipped.iter().map(ToString::to_string).collect(),
+            updating: false,
         };
         let c = self.container;
         let (id, durability) = (c.id(), c.config().durability());
