@@ -23,6 +23,7 @@ const LEFT_OUT: &[(&str, &str)] = &[
     ("file_size", "reads the sources"),
     ("archives", "much reckoning, and no cgroup in it; the host's run has it all"),
     ("archives_debian", "as archives"),
+    ("torture", "eight busy threads beside each start take minutes there; the stress is the host's"),
     ("syscall_faults", "strace takes seconds for each fault there; the host's run tries them all"),
     ("seccomp_equivalence", "compares filters in memory, by the thousand"),
 ];
