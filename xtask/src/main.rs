@@ -22,7 +22,7 @@ usage: cargo xtask TASK
                           setup, then format, lints, documentation, package, all tests, and the tests in the lane
                           --quick: format, lints and tests alone, with the fixtures that are there
                           --no-vm: without the lane, the machine with cgroup v2
-                          --lane-only: setup and the lane alone
+                          --lane-only: setup and the lane alone; of it, those of each --program NAME
                           --no-skip: a skipped test fails
   test --repeat N [--no-skip] [NAME...]
                           the test programs N times in a row, without the names those of faults, crashes and many at
