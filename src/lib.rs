@@ -75,6 +75,7 @@
 //! | a container with one id, the user's own | none, where the host allows user namespaces to everybody |
 //! | a [privileged](container::ContainerBuilder::privileged) container | root |
 //! | a cgroup of its own: freeze, limits, a stop that no fork bomb outruns | root, or a delegated cgroup; else [`CgroupConfig::None`](container::CgroupConfig::None) |
+//! | a [device policy](container::ContainerBuilder::devices), live or at the start | root of the first user namespace, and a kernel with `CONFIG_CGROUP_BPF`; else an error, or [a note](cgroup::Enforce::BestEffort) |
 //! | a limit | that the controller is on cgroup v2 and enabled above the container; else an error, or [a note](cgroup::Enforce::BestEffort) |
 //!
 //! | Linux | what it brings; older kernels get a fallback |
@@ -129,6 +130,9 @@ mod spawn;
 mod store;
 
 pub mod container;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod instance;
 mod runtime;
 #[cfg(feature = "vm")]

@@ -2,6 +2,7 @@
 
 mod config;
 mod delete;
+mod devices;
 mod erase;
 mod exec;
 mod freeze;
@@ -10,10 +11,12 @@ mod info;
 mod kill;
 mod live;
 mod load;
+mod networks;
 mod pool;
 mod rename;
 mod restart;
 mod start;
+mod stock;
 mod stop;
 mod streams;
 mod tail;
@@ -26,5 +29,8 @@ pub use config::{
 };
 pub use exec::{Output, Process};
 pub use handle::Container;
+#[cfg(feature = "fuzzing")]
+pub(crate) use handle::ContainerRecord;
 pub(crate) use live::remove_cgroup;
+pub(crate) use networks::{Networks, Taken as TakenNetwork};
 pub(crate) use pool::{Pool, Sandbox};

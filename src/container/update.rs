@@ -1,9 +1,9 @@
-//! Changing the limits of a container, while it runs or not.
+//! Changing a container, while it runs or not: its limits here, its devices in their own file.
 //!
 //! ```text
 //! run record: a change is on its way
-//! record: the new limits          a crash from here on: the next runtime writes what the record says
-//! cgroup: old values read, new ones written, in a safe order; all or none
+//! record: the new configuration   a crash from here on: the next runtime writes what the record says
+//! kernel: all of the change or nothing of it
 //! on failure: the old record again
 //! run record: nothing is on its way
 //! ```
@@ -14,10 +14,11 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use super::config::{CgroupConfig, ContainerConfig};
+use super::devices;
 use super::handle::{Container, Run};
 use super::live::Live;
-use crate::cgroup::{Cgroup, ChangeOptions, Enforce, Limits, Skipped};
-use crate::error::{Error, ErrorKind, Result};
+use crate::cgroup::{Cgroup, ChangeOptions, DevicePolicy, Enforce, Limits, Skipped};
+use crate::error::{ErrorKind, Result};
 use crate::instance::UpdateOptions;
 use crate::name::InstanceId;
 use crate::op::{Action, Deadline};
@@ -37,6 +38,8 @@ struct RecordedConfig {
     limits: Limits,
     #[serde(default)]
     enforce: Enforce,
+    #[serde(default)]
+    devices: Option<DevicePolicy>,
 }
 
 impl Container {
@@ -58,18 +61,11 @@ impl Container {
     }
 
     fn update_locked(&self, options: &UpdateOptions) -> Result<Vec<Skipped>> {
-        self.settle_if_ended()?;
-        let live = match &*self.run() {
-            Run::Live(live) => Some(Arc::clone(live)),
-            Run::Deleted => return Err(self.gone()),
-            Run::Never | Run::Ended { .. } => None,
-        };
-        self.refresh()?;
-        let old = self.config();
+        let (live, old) = self.to_change()?;
         let mut new = (*old).clone();
         new.limits = old.limits.patched(&options.limits);
         new.enforce = options.enforce.unwrap_or(old.enforce);
-        new.recheck()?;
+        new.check()?;
         new.limits.check_host()?;
         let Some(live) = live else {
             self.save_config(new)?;
@@ -89,34 +85,52 @@ impl Container {
             ..ChangeOptions::default()
         };
         let new_limits = new.limits.clone();
-        self.note_update(&live, Some(&live.skipped()), Pending::Yes)?;
+        let stop = options.cancel.as_ref().map(AsFd::as_fd);
+        let skipped = self.change(&live, &old, new, || {
+            let skipped = cgroup.update_unless(&new_limits, &change, stop)?;
+            live.set_skipped(skipped.iter().map(ToString::to_string).collect());
+            Ok(skipped)
+        })?;
+        Ok(skipped)
+    }
+
+    /// What is to be changed: the run, where there is one, and the configuration on record.
+    pub(super) fn to_change(&self) -> Result<(Option<Arc<Live>>, Arc<ContainerConfig>)> {
+        self.settle_if_ended()?;
+        let live = match &*self.run() {
+            Run::Live(live) => Some(Arc::clone(live)),
+            Run::Deleted => return Err(self.gone()),
+            Run::Never | Run::Ended { .. } => None,
+        };
+        self.refresh()?;
+        Ok((live, self.config()))
+    }
+
+    /// Changes a container that runs from `old` to `new`: on record, then by `act` in the kernel. Where that fails it
+    /// has changed nothing there, and the record is put back.
+    pub(super) fn change<T>(
+        &self,
+        live: &Arc<Live>,
+        old: &ContainerConfig,
+        new: ContainerConfig,
+        act: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        self.note_update(live, Pending::Yes)?;
         let done = self.save_config(new).and_then(|()| {
-            let stop = options.cancel.as_ref().map(AsFd::as_fd);
-            cgroup.update_unless(&new_limits, &change, stop).map_err(|e| {
-                match self.save_config((*old).clone()) {
-                    Ok(()) => e,
-                    Err(left) => {
-                        e.also(format!("the record has the new limits, and could not be put back: {left}"))
-                    }
+            act().map_err(|e| match self.save_config(old.clone()) {
+                Ok(()) => e,
+                Err(left) => {
+                    e.also(format!("the record has what was to be, and could not be put back: {left}"))
                 }
             })
         });
-        // Should this fail, the next runtime writes once more what is written already.
-        match &done {
-            Ok(skipped) => {
-                let skipped: Vec<String> = skipped.iter().map(ToString::to_string).collect();
-                let _ = self.note_update(&live, Some(&skipped), Pending::No);
-                live.set_skipped(skipped);
-            }
-            Err(_) => {
-                let _ = self.note_update(&live, None, Pending::No);
-            }
-        }
+        // Should this fail, the next runtime does once more what is done already.
+        let _ = self.note_update(live, Pending::No);
         done
     }
 
     /// Writes the record with this configuration, and takes it for the container's.
-    fn save_config(&self, config: ContainerConfig) -> Result<()> {
+    pub(super) fn save_config(&self, config: ContainerConfig) -> Result<()> {
         let store = &self.runtime.inner().store;
         store
             .save(&self.id(), config.durability(), &self.record(config.clone()))
@@ -125,14 +139,15 @@ impl Container {
         Ok(())
     }
 
-    /// Takes over limits that another runtime has set. Fails as [`check_record`](Self::check_record).
+    /// Takes over what another runtime has changed. Fails where the record is gone or is another's: deleted by another
+    /// runtime, and perhaps made anew.
     pub(super) fn refresh(&self) -> Result<()> {
         let config = self.config();
         let found: Option<Recorded> = self.runtime.inner().store.find(&self.id(), config.durability())?;
         let Some(found) = found.filter(|found| found.uuid == self.uuid) else { return Err(self.gone()) };
-        let RecordedConfig { limits, enforce } = found.config;
-        if (&limits, enforce) != (&config.limits, config.enforce) {
-            let config = ContainerConfig { limits, enforce, ..(*config).clone() };
+        let RecordedConfig { limits, enforce, devices } = found.config;
+        if (&limits, enforce, &devices) != (&config.limits, config.enforce, &config.devices) {
+            let config = ContainerConfig { limits, enforce, devices, ..(*config).clone() };
             *self.config.write().unwrap_or_else(|e| e.into_inner()) = Arc::new(config);
         }
         Ok(())
@@ -156,19 +171,16 @@ impl Container {
         }
     }
 
-    /// Writes into the record of the run whether a change of its limits is on its way, and what was skipped; the list
-    /// stays with `None`. Does nothing where the run has ended.
-    fn note_update(&self, live: &Arc<Live>, skipped: Option<&[String]>, pending: Pending) -> Result<()> {
+    /// Writes into the record of the run whether a change of it is on its way, and what was skipped. Does nothing where
+    /// the run has ended.
+    fn note_update(&self, live: &Arc<Live>, pending: Pending) -> Result<()> {
         // Held, so that nobody writes down the end at the same time.
         let run = self.run();
         if !matches!(&*run, Run::Live(now) if Arc::ptr_eq(now, live)) {
             return Ok(());
         }
-        let record = RunRecord {
-            updating: pending == Pending::Yes,
-            skipped: skipped.map_or_else(|| live.skipped(), <[String]>::to_vec),
-            ..live.record.clone()
-        };
+        let record =
+            RunRecord { updating: pending == Pending::Yes, skipped: live.skipped(), ..live.record.clone() };
         self.runtime.inner().store.save_run(&self.id(), self.config().durability(), &record)
     }
 
@@ -191,10 +203,10 @@ impl Container {
         let mut skipped = Vec::new();
         if let Some(cgroup) = &live.cgroup {
             skipped = bring_to(cgroup, &config.limits);
+            skipped.extend(devices::bring(&self.runtime.inner().host, cgroup, &config));
         }
-        self.note_update(&live, Some(&skipped), Pending::No)?;
         live.set_skipped(skipped);
-        Ok(())
+        self.note_update(&live, Pending::No)
     }
 
     /// Does the same for a container of which nobody has a handle.
@@ -215,16 +227,5 @@ fn bring_to(cgroup: &Cgroup, limits: &Limits) -> Vec<String> {
     match cgroup.update_unless(limits, &options, None) {
         Ok(skipped) => skipped.iter().map(ToString::to_string).collect(),
         Err(e) => vec![format!("limits of a change that a crash cut short: {e}")],
-    }
-}
-
-impl ContainerConfig {
-    /// Checks it again as a whole after a change.
-    fn recheck(&self) -> Result<()> {
-        let problems = super::config::problems(self);
-        if problems.is_empty() {
-            return Ok(());
-        }
-        Err(Error::invalid("changed configuration", super::config::list(&problems)))
     }
 }

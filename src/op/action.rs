@@ -34,6 +34,7 @@ pub(crate) enum Action {
     Delete,
     /// Removing what belonged to a run that has ended, by whoever sees the end.
     Settle,
+    /// Changing the configuration, live where it runs.
     Update,
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, RwLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use super::{HeldUsers, Host, Inner, Runtime};
 use crate::error::{Error, Result};
@@ -91,7 +91,7 @@ impl RuntimeBuilder {
         let state_dir = self.state_dir.map_or_else(|| default_dir(root, Dir::State), Ok)?;
         let run_dir = self.run_dir.map_or_else(|| default_dir(root, Dir::Run), Ok)?;
         let host = Host::probe(self.cgroup.as_deref(), self.strategy, self.spawner_thread)?;
-        let runtime = Runtime(Arc::new(Inner {
+        let inner = Arc::new(Inner {
             store: Store::open(&state_dir, &run_dir)?,
             host,
             tag: tag(&run_dir),
@@ -100,8 +100,8 @@ impl RuntimeBuilder {
             ranges: OnceLock::new(),
             held: HeldUsers::default(),
             open: Mutex::new(HashMap::new()),
-            pools: RwLock::default(),
-        }));
+        });
+        let runtime = Runtime { pools: Arc::default(), inner };
         runtime.recover();
         Ok(runtime)
     }

@@ -15,6 +15,8 @@
 
 mod area;
 mod file;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod run;
 mod tree;
 

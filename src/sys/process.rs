@@ -1,4 +1,4 @@
-//! Limits of another process, namespaces of a thread.
+//! Limits and flags of another process, namespaces of a thread.
 
 use rustix::io::Errno;
 use rustix::process::Pid;
@@ -26,4 +26,27 @@ pub(crate) fn unshare_mounts() -> Result<(), Errno> {
     let flags = rustix::thread::UnshareFlags::FS | rustix::thread::UnshareFlags::NEWNS;
     // SAFETY: what could break the process is a table of descriptors that threads no longer share; that stays.
     unsafe { rustix::thread::unshare_unsafe(flags) }
+}
+
+/// The flags of a process (`PF_*`), from the text of its `/proc/PID/stat` (`proc_pid_stat(5)`).
+pub(crate) fn process_flags(stat: &str) -> Option<u64> {
+    // The name, in brackets, may hold anything.
+    stat.rsplit(") ").next()?.split(' ').nth(6)?.parse().ok()
+}
+
+/// It ends (`PF_EXITING`).
+pub(crate) const PF_EXITING: u64 = 0x4;
+/// It is a copy of its maker that has executed nothing (`PF_FORKNOEXEC`).
+pub(crate) const PF_FORKNOEXEC: u64 = 0x40;
+
+/// Gives the calling thread a new network namespace (`unshare(2)`).
+pub(crate) fn unshare_network() -> Result<(), Errno> {
+    // SAFETY: as above; sockets that are open stay in the namespace that they were made in.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }
+}
+
+/// Moves the calling thread into a network namespace (`setns(2)`).
+pub(crate) fn join_network(namespace: impl std::os::fd::AsFd) -> Result<(), Errno> {
+    let kind = rustix::thread::LinkNameSpaceType::Network;
+    rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(kind))
 }

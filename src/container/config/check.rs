@@ -27,6 +27,9 @@ const MAX_LAYERS: usize = 500;
 const AUTO_IDS: u32 = 65_536;
 /// Far more than any of the three files needs.
 const MAX_ETC_FILE: usize = 1 << 20;
+/// What opens the host's devices to a privileged container.
+const UNCONFINED: &str =
+    "not for privileged containers without a device policy that is required and denies by default";
 
 /// One thing that is wrong with a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,6 +82,14 @@ pub(in crate::container) fn problems(config: &ContainerConfig) -> Vec<Problem> {
     }
     if config.cgroup == CgroupConfig::None && !config.limits.is_empty() {
         check.add("limits", "need a control group, and the container is to have none");
+    }
+    if let Some(policy) = &config.devices {
+        if config.cgroup == CgroupConfig::None {
+            check.add("devices", "need a control group, and the container is to have none");
+        }
+        if let Err(e) = policy.validate() {
+            check.found.push(Problem::of("devices", &e));
+        }
     }
     if config.cgroup == CgroupConfig::None && !config.namespaces.is_new(NamespaceKind::Pid) {
         check.add("cgroup", "without one the container needs a new pid namespace, to be stopped whole");
@@ -187,8 +198,11 @@ impl Check<'_> {
                     }
                 }
             }
-            if self.config.privilege == Privilege::Privileged && !mount.options().nodev {
-                self.add(format!("{field}.options"), "devices are not for privileged containers");
+            if self.config.privilege == Privilege::Privileged
+                && !mount.options().nodev
+                && !self.config.confines_devices()
+            {
+                self.add(format!("{field}.options"), format!("devices are {UNCONFINED}"));
             }
         }
         let lists =
@@ -301,8 +315,8 @@ impl Check<'_> {
                 self.found.push(Problem::of("capabilities", &e));
             }
             let sets = [caps.effective, caps.permitted, caps.inheritable, caps.bounding, caps.ambient];
-            if privileged && sets.iter().any(|set| set.contains(Capability::Mknod)) {
-                self.add("capabilities", "CAP_MKNOD is not for privileged containers: it opens every device");
+            if privileged && !c.confines_devices() && sets.iter().any(|set| set.contains(Capability::Mknod)) {
+                self.add("capabilities", format!("CAP_MKNOD opens every device: it is {UNCONFINED}"));
             }
         }
         if !self.new_ns(NamespaceKind::User) && c.idmap != IdMapConfig::Auto {

@@ -158,7 +158,9 @@ fn mount_flags() {
     let all = Mount::tmpfs("/t").read_only().noexec().suid().dev();
     assert_eq!(all.options(), MountOptions { read_only: true, nosuid: false, nodev: false, noexec: true });
     assert_eq!(problems(base().mount(all.clone())), Vec::<String>::new());
-    one(base().privileged().mount(all), "mounts[0].options", "devices");
+    base().privileged().mount(all.clone()).build().unwrap();
+    let unconfined = base().privileged().devices(DevicePolicy::allow_all());
+    one(unconfined.mount(all), "mounts[0].options", "devices");
     let idmapped = Mount::bind("/a", "/b").idmapped();
     assert_eq!(problems(base().mount(idmapped.clone())), Vec::<String>::new());
     one(base().privileged().mount(idmapped), "mounts[0].ids", "user namespace");
@@ -214,7 +216,8 @@ fn privilege() {
     assert_eq!(c.capabilities(), CapabilitySets::system_privileged());
     one(base().privileged().namespaces(NamespaceSet::default()), "privileged", "another one");
     one(base().namespace(NamespaceKind::User, NamespaceSource::Host), "namespaces", "privileged");
-    one(base().privileged().capabilities(CapabilitySets::docker_default()), "capabilities", "CAP_MKNOD");
+    let unconfined = base().privileged().devices(DevicePolicy::allow_all());
+    one(unconfined.capabilities(CapabilitySets::docker_default()), "capabilities", "CAP_MKNOD");
     assert_eq!(problems(base().capabilities(CapabilitySets::docker_default())), Vec::<String>::new());
     let broken = CapabilitySets { ambient: CapSet::of(&[Capability::NetRaw]), ..CapabilitySets::none() };
     one(base().capabilities(broken), "capabilities", "ambient");
@@ -290,6 +293,7 @@ fn json_and_back() {
         .sysctl("net.ipv4.ip_forward", "1")
         .limits(limits)
         .enforce(Enforce::BestEffort)
+        .devices(DevicePolicy::standard())
         .build()
         .unwrap();
     for config in [full, base().build().unwrap(), base().privileged().build().unwrap()] {

@@ -46,7 +46,8 @@ impl Container {
     /// As `start_with`, under an action of the caller's.
     pub(in crate::container) fn start_locked(&self, options: StartOptions) -> Result<Pipes> {
         // Of a new one nobody else can have begun a run; if somebody has, the claim on the record of this run tells.
-        if !self.fresh.swap(false, Ordering::Relaxed) {
+        let fresh = self.fresh.swap(false, Ordering::Relaxed);
+        if !fresh {
             self.settle_if_ended()?;
         }
         match &*self.run() {
@@ -54,17 +55,17 @@ impl Container {
             Run::Deleted => return Err(self.gone()),
             Run::Never | Run::Ended { .. } => {}
         }
-        let deadline = Deadline::from(options.deadline);
-        let (mut sources, mut pipes) = streams::open(options.stdin, options.stdout, options.stderr)?;
-        // Another runtime may have deleted it, or changed its limits. Of an ephemeral one the record of its run tells
-        // the first, which is in the same directory.
-        if self.config().durability() == Durability::Durable {
+        // Another runtime may have deleted or changed it. Of a new ephemeral one the record of its run tells, which is
+        // in the same directory.
+        if !fresh || self.config().durability() == Durability::Durable {
             self.refresh()?;
         }
         let config = self.config();
         config.limits.check_host()?;
         self.enable_controllers(&config)?;
-        if !config.has_null_device() {
+        let deadline = Deadline::from(options.deadline);
+        let (mut sources, mut pipes) = streams::open(options.stdin, options.stdout, options.stderr)?;
+        if !config.may_open_null() {
             sources = sources.with_host_null()?;
         }
         let inner = self.runtime.inner();
@@ -84,24 +85,31 @@ impl Container {
         let guests = self.guests(&config)?;
         let upper = self.upper_dir(&config)?;
         // Nothing may fail between this and the start, which removes it on failure.
-        let sandbox = self.sandbox().take().filter(Sandbox::is_alive);
-        let (parked, cgroup) = match sandbox {
-            Some(mut sandbox) => (sandbox.started.take(), sandbox.cgroup.take()),
+        let mut sandbox = self.sandbox().take().filter(Sandbox::is_alive);
+        let (parked, cgroup) = match &mut sandbox {
+            Some(sandbox) => (sandbox.started.take(), sandbox.cgroup.take()),
             None => (None, self.make_cgroup(&config)?),
         };
+        let users = match &id_map {
+            Some(map) if !holds_users => UserNamespace::New(map),
+            Some(_) => UserNamespace::Joined,
+            None if joined_users => UserNamespace::Joined,
+            None => UserNamespace::Host,
+        };
+        let fits = parked.is_none()
+            && joins.is_empty()
+            && matches!(users, UserNamespace::Host)
+            && config.namespaces.is_new(NamespaceKind::Net);
+        let network = if fits { self.runtime.take_network() } else { None };
         let noted = Noted { container: self, cgroup: cgroup.as_ref(), record: RefCell::default() };
         let request = Request {
             host: &inner.host,
             config: &config,
-            users: match &id_map {
-                Some(map) if !holds_users => UserNamespace::New(map),
-                Some(_) => UserNamespace::Joined,
-                None if joined_users => UserNamespace::Joined,
-                None => UserNamespace::Host,
-            },
+            users,
             groups,
             cgroup: cgroup.as_ref(),
             joins,
+            network: network.as_ref().map(|taken| &taken.namespace),
             upper,
             runtime_dirs: [&inner.state_dir, &inner.run_dir],
             strategy: inner.host.strategy(),
@@ -114,6 +122,8 @@ impl Container {
             Some(parked) => request.unpark(parked, sources),
             None => start(request, sources),
         };
+        // Their pools make others from here on.
+        drop((sandbox, network));
         let up = up.map_err(|e| inner.host.explain_denied(e)).and_then(|mut up| {
             pipes.seccomp_listener = up.running.listener.take();
             known(&config, up, &guests)
@@ -140,18 +150,6 @@ impl Container {
                 };
                 Err(also(also(e, "removing the cgroup", removed), "removing the record of the run", cleared))
             }
-        }
-    }
-
-    /// Fails where the container's record is gone or is another's: deleted by another runtime, and perhaps made anew.
-    pub(in crate::container) fn check_record(&self) -> Result<()> {
-        #[derive(serde::Deserialize)]
-        struct Which {
-            uuid: String,
-        }
-        match self.runtime.inner().store.find::<Which>(&self.id(), self.config().durability())? {
-            Some(found) if found.uuid == self.uuid => Ok(()),
-            _ => Err(self.gone()),
         }
     }
 
