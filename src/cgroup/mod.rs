@@ -38,7 +38,6 @@
 //! ```
 
 mod controller;
-mod cpu;
 mod delegate;
 mod file;
 mod group;
@@ -54,9 +53,13 @@ pub use controller::Controller;
 pub use group::{Cgroup, CgroupId};
 pub use hierarchy::Hierarchy;
 pub use limits::{Enforce, Limit, Limits, Skipped};
-pub use memory::{MemoryEvents, OomPolicy};
+pub use memory::OomPolicy;
 pub use state::{State, Watch};
-pub use stats::Stats;
+pub use stats::{
+    CgroupEvents, CgroupLocalStats, CgroupTree, ControllerCount, CpuLocalStats, CpuStats, DeviceNumber,
+    HugetlbEvents, HugetlbStats, IoStats, MemoryEvents, MemoryStat, MemoryStats, MiscStats, PidsEvents,
+    PidsStats, Pressure, Pressures, RdmaStats, Stall, StallShare, Stats, StatsReader, SwapEvents,
+};
 
 /// What gives a process a cgroup that it may write to; the end of many errors here.
 pub(crate) const DELEGATION: &str = "run as root, or inside a delegated cgroup: `Delegate=yes` with `DelegateSubgroup=` in a \
