@@ -4,7 +4,8 @@
 //! [`Cgroup::create_child`] makes a leaf below it, two system calls; the leaf's descriptor is what
 //! `CLONE_INTO_CGROUP` takes, so a process can be born inside. From then on the cgroup is the handle to the
 //! whole group: [`freeze`](Cgroup::freeze), [`thaw`](Cgroup::thaw), [`kill`](Cgroup::kill),
-//! [`wait_empty`](Cgroup::wait_empty), [`stats`](Cgroup::stats), [`apply`](Cgroup::apply) for limits, and
+//! [`wait_empty`](Cgroup::wait_empty), [`stats`](Cgroup::stats), [`events`](Cgroup::events) and
+//! [`watch_pressure`](Cgroup::watch_pressure) to poll, [`apply`](Cgroup::apply) for limits, and
 //! [`remove`](Cgroup::remove).
 //!
 //! Only v2 is spoken here. On a hybrid host, where v1 holds the controllers, everything works but the limits of
@@ -39,21 +40,26 @@
 
 mod controller;
 mod delegate;
+mod events;
 mod file;
 mod group;
 mod hierarchy;
 mod limits;
 mod memory;
 mod pids;
+mod poll;
+mod pressure;
 mod remove;
 mod state;
 mod stats;
 
 pub use controller::Controller;
+pub use events::{Event, Events, MemoryEvent};
 pub use group::{Cgroup, CgroupId};
 pub use hierarchy::Hierarchy;
 pub use limits::{Enforce, Limit, Limits, Skipped};
 pub use memory::OomPolicy;
+pub use pressure::{PressureKind, PressureResource, PressureTrigger, PressureWatch};
 pub use state::{State, Watch};
 pub use stats::{
     CgroupEvents, CgroupLocalStats, CgroupTree, ControllerCount, CpuLocalStats, CpuStats, DeviceNumber,
