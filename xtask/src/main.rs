@@ -22,6 +22,7 @@ usage: cargo xtask TASK
                           --no-skip: a skipped test fails
   bench-peers [--json] [--n N] [--only ROW,ROW...]
                           Stockade, the floor and the installed peers, interleaved (as root)
+  bench-cgroup [--n N]    statistics and limits of a cgroup beside the bare reads and writes (as root)
   bench-unpack [--json] [--n N] [--only ROW,ROW...]
                           the Debian root unpacked by Stockade and by GNU tar, and the results compared (as root)
 ";
@@ -51,6 +52,7 @@ fn run(words: &[String]) -> Result {
         }
         "test" => test::run(args::Args::new(rest)),
         "bench-peers" => bench::run(args::Args::new(rest)),
+        "bench-cgroup" => bench::cgroup::run(args::Args::new(rest)),
         "bench-unpack" => bench::unpack::run(args::Args::new(rest)),
         bench::INNER => bench::inner(args::Args::new(rest)),
         "help" | "--help" | "-h" => {
