@@ -130,9 +130,12 @@ fn events_until(events: &mut Events, wanted: impl Fn(&Event) -> bool) -> Vec<Eve
     }
 }
 
-fn open_fds() -> BTreeSet<String> {
+fn open_fds() -> Vec<String> {
     let dir = fs::read_dir("/proc/self/fd").unwrap();
-    dir.filter_map(|e| fs::read_link(e.unwrap().path()).ok()).map(|p| p.display().to_string()).collect()
+    let links = dir.filter_map(|e| fs::read_link(e.unwrap().path()).ok());
+    let mut open: Vec<String> = links.map(|p| p.display().to_string()).collect();
+    open.sort_unstable();
+    open
 }
 
 fn resident_kib() -> u64 {

@@ -199,9 +199,11 @@ impl StatsReader {
         let dir = retry(|| {
             rustix::fs::openat(&self.dir, c".", flags | OFlags::DIRECTORY, Mode::empty()).and_then(Dir::new)
         });
+        let mut exists = false;
         for entry in dir.map_err(|e| failed(&self.path, "", e))? {
             let entry = entry.map_err(|e| failed(&self.path, "", e))?;
             let Some((name, role)) = with_use(entry.file_name()) else { continue };
+            exists |= name == ALWAYS;
             if self.files.iter().any(|f| &*f.name == name) {
                 continue;
             }
@@ -212,8 +214,9 @@ impl StatsReader {
             }
         }
         match self.files.iter().position(|f| &*f.name == ALWAYS) {
-            Some(at) => self.files.swap(0, at),
-            None => return Err(gone(&self.path)),
+            Some(at) if exists => self.files.swap(0, at),
+            // The directory of a removed cgroup can be read, and is empty.
+            _ => return Err(gone(&self.path)),
         }
         Ok(())
     }
