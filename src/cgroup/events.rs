@@ -115,12 +115,16 @@ struct File<T> {
     last: T,
 }
 
-impl<T> File<T> {
+impl<T: Default> File<T> {
     /// What it says now; `None` where the kernel has removed it.
-    fn read(&self, parse: impl Fn(&[u8]) -> T) -> Result<Option<T>, Errno> {
+    fn read(&self, parse: fn(&mut T, &[u8])) -> Result<Option<T>, Errno> {
         let mut buffer = [0_u8; 1024];
         match retry(|| rustix::io::pread(&self.fd, &mut buffer, 0)) {
-            Ok(n) => Ok(Some(parse(&buffer[..n]))),
+            Ok(n) => {
+                let mut now = T::default();
+                parse(&mut now, &buffer[..n]);
+                Ok(Some(now))
+            }
             Err(Errno::NODEV) => Ok(None),
             Err(e) => Err(e),
         }
@@ -209,12 +213,7 @@ impl Events {
     fn look(&mut self) -> Result<()> {
         let failed = |e| Error::sys("read the events of cgroup", e).path(&self.path);
         let Some(state) = &mut self.state else { return Ok(()) };
-        let parse = |text: &[u8]| {
-            let mut now = CgroupEvents::default();
-            now.parse(text);
-            now
-        };
-        let now = state.read(parse).map_err(failed)?;
+        let now = state.read(CgroupEvents::parse).map_err(failed)?;
         let old = std::mem::replace(&mut state.last, now.clone().unwrap_or_default());
         let is = state.last.clone();
         let mut push = |happened: bool, event| {
@@ -224,12 +223,7 @@ impl Events {
         };
         push(!old.populated && is.populated, Event::Populated);
         if let Some(file) = &mut self.memory {
-            let parse = |text: &[u8]| {
-                let mut now = MemoryEvents::default();
-                now.parse(text);
-                now
-            };
-            match file.read(parse).map_err(failed)? {
+            match file.read(MemoryEvents::parse).map_err(failed)? {
                 Some(now) => {
                     let old = std::mem::replace(&mut file.last, now);
                     memory(&old, &file.last, |event| push(true, event));
@@ -238,12 +232,7 @@ impl Events {
             }
         }
         if let Some(file) = &mut self.pids {
-            let parse = |text: &[u8]| {
-                let mut now = PidsEvents::default();
-                now.parse(text);
-                now
-            };
-            match file.read(parse).map_err(failed)? {
+            match file.read(PidsEvents::parse).map_err(failed)? {
                 Some(now) => {
                     let times = now.max.saturating_sub(file.last.max);
                     file.last = now;
