@@ -3,7 +3,7 @@
 //! `cgroup_bench [ROUNDS]`, in a cgroup in which the caller may make children. Made for `cargo xtask bench-cgroup`; on a
 //! hybrid host most controllers are lacking, so run it in the VM lane too. Only there (`VM_LANE` is set) it enables the
 //! controllers of its own cgroup for its children. Rows take turns; the first tenth is not counted.
-#![allow(clippy::print_stdout)]
+#![expect(clippy::print_stdout, reason = "an example talks to whoever runs it")]
 
 use std::error::Error;
 use std::fs::{self, File};

@@ -196,7 +196,7 @@ fn figures_move_with_the_load() {
     let c = rig.run(busybox("load").args(["sh", "-c", "sleep 1000 & sleep 1000 & wait"]));
     let mut reader = c.stats_reader().unwrap();
     let before = reader.read().unwrap();
-    let script = "i=0; while [ $i -lt 30000 ]; do i=$((i+1)); done; \
+    let script = "i=0; while [ $i -lt 10000 ]; do i=$((i+1)); done; \
                   dd if=/dev/zero of=/dev/shm/x bs=1M count=8; (sleep 1000 &) ; true";
     assert_eq!(sh(&c, script).0, 0);
     let after = reader.read().unwrap();
