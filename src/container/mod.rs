@@ -12,6 +12,7 @@ mod kill;
 mod live;
 mod load;
 mod networks;
+mod metrics;
 mod pool;
 mod rename;
 mod restart;
