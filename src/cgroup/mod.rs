@@ -11,9 +11,12 @@
 //! those controllers: they are [`Unsupported`](crate::ErrorKind::Unsupported), or skipped where the caller
 //! asked for [`Enforce::BestEffort`].
 //!
+//! Which part of the tree is the caller's, and what can be had there, [`Hierarchy::delegation`] tells.
+//!
 //! No process is ever moved, and nothing outside the cgroups made here is written, except that
 //! [`enable_controllers`](Cgroup::enable_controllers) and [`delegate`](Cgroup::delegate) do so on the cgroup
-//! they are called on.
+//! they are called on, [`Hierarchy::enable_controllers_for`] on those above it down from the boundary, and a
+//! [`Placement`](crate::Placement) that is asked for moves the host itself.
 //!
 //! The format of every file is in `Documentation/admin-guide/cgroup-v2.rst` of the kernel; see also
 //! `cgroups(7)`.
@@ -46,6 +49,7 @@ mod hierarchy;
 mod limits;
 mod memory;
 mod pids;
+mod place;
 mod remove;
 mod state;
 mod stats;
@@ -55,6 +59,7 @@ pub use group::{Cgroup, CgroupId};
 pub use hierarchy::Hierarchy;
 pub use limits::{Enforce, Limit, Limits, Skipped};
 pub use memory::{MemoryEvents, OomPolicy};
+pub use place::{Boundary, CgroupKind, Delegation, Level};
 pub use state::{State, Watch};
 pub use stats::Stats;
 
