@@ -141,7 +141,7 @@ pub use instance::Instance;
 pub use name::{InstanceId, InstanceName};
 pub use op::Cancel;
 pub use rootfs::Rootfs;
-pub use runtime::{Runtime, RuntimeBuilder, SpawnStrategy};
+pub use runtime::{Placement, Runtime, RuntimeBuilder, SpawnStrategy};
 pub use signal::Signal;
 #[doc(hidden)]
 pub use spawn::Fault;

@@ -5,9 +5,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 use rustix::fs::{AtFlags, CWD, Gid, Uid};
 use rustix::io::Errno;
 
+use super::Controller;
 use super::group::Cgroup;
 use crate::error::{Error, Result};
-use crate::sys::fd::read_at;
+use crate::sys::fd::{open_dir, read_at};
 use crate::sys::raw::retry;
 
 /// The files to hand over where the kernel does not list them.
@@ -41,6 +42,26 @@ impl Cgroup {
             }
         }
         Ok(())
+    }
+
+    /// A second handle to it.
+    pub(crate) fn again(&self) -> Result<Self> {
+        let fd = open_dir(self.as_fd(), ".").map_err(|e| self.error("open".to_owned(), "", e))?;
+        Ok(Self::from_parts(fd, self.path().to_owned(), self.name().map(ToOwned::to_owned)))
+    }
+
+    /// Moves a process, with all its threads, into this cgroup.
+    pub(crate) fn adopt_process(&self, pid: u32) -> Result<()> {
+        self.write("cgroup.procs", &pid.to_string())
+    }
+
+    /// Takes `controllers` from the children of this cgroup.
+    pub(crate) fn disable_controllers(&self, controllers: &[Controller]) -> Result<()> {
+        if controllers.is_empty() {
+            return Ok(());
+        }
+        let text = controllers.iter().map(|c| format!("-{c}")).collect::<Vec<_>>().join(" ");
+        self.write("cgroup.subtree_control", &text)
     }
 }
 

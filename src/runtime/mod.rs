@@ -4,7 +4,10 @@ mod builder;
 mod held;
 mod host;
 mod newuidmap;
+mod place;
 mod recover;
+#[cfg(feature = "systemd")]
+mod systemd;
 mod userns;
 
 use std::collections::HashMap;
@@ -15,7 +18,11 @@ use std::sync::{Arc, Mutex, OnceLock, RwLock, Weak};
 pub use builder::{RuntimeBuilder, SpawnStrategy};
 pub(crate) use held::HeldUsers;
 pub(crate) use host::{Host, Ids};
+pub use place::Placement;
+#[cfg(feature = "systemd")]
+pub use systemd::{Manager, SystemdScope};
 
+use crate::cgroup::Delegation;
 use crate::container::{Container, ContainerConfig, Pool, Sandbox};
 use crate::error::Result;
 use crate::idmap::RangeAllocator;
@@ -160,6 +167,16 @@ impl Runtime {
         pools.iter().filter(|p| p.is_for(config)).map(Pool::ready).sum()
     }
 
+    /// What of the cgroup tree this process may use, from its boundary down to the cgroup in which those of the
+    /// instances are made, and which controllers they can have: a report to print for whoever set the host up.
+    ///
+    /// # Errors
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) on a host without a cgroup2 mount;
+    /// [`NotFound`](crate::ErrorKind::NotFound) where the cgroup was removed.
+    pub fn delegation(&self) -> Result<Delegation> {
+        self.0.host.delegation()
+    }
+
     /// Ends what the runtime itself has running: its pools, with their threads and waiting sandboxes. Instances go
     /// on. When the last clone is dropped the same happens.
     pub fn close(self) {
@@ -218,6 +235,8 @@ impl Drop for Inner {
                 let _ = ranges.release(&uuid);
             }
         }
+        pools.clear();
+        self.host.release_cgroup();
     }
 }
 

@@ -199,21 +199,15 @@ impl Container {
         if config.cgroup == CgroupConfig::None {
             return Ok(None);
         }
-        let parent = self.runtime.inner().host.cgroup()?;
+        let inner = self.runtime.inner();
+        let parent = inner.host.cgroup()?;
         let name = self.cgroup_name();
         let wanted = config.limits.controllers();
-        if !wanted.is_empty() {
-            let enabled = parent.enabled_controllers()?;
-            let available = parent.controllers()?;
-            // What the parent has not got is the limits' own error, which says what grants it.
-            let missing: Vec<_> =
-                wanted.into_iter().filter(|c| !enabled.contains(c) && available.contains(c)).collect();
-            if !missing.is_empty()
-                && let Err(e) = parent.enable_controllers(&missing)
-                && config.enforce == Enforce::Required
-            {
-                return Err(e);
-            }
+        // What the boundary has not got is the limits' own error, which says what grants it.
+        if let Err(e) = inner.host.enable_controllers(&wanted)
+            && config.enforce == Enforce::Required
+        {
+            return Err(e);
         }
         match parent.create_child(&name) {
             Err(e) if e.kind() == ErrorKind::AlreadyExists => {
