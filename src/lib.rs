@@ -141,6 +141,8 @@ pub use instance::Instance;
 pub use name::{InstanceId, InstanceName};
 pub use op::Cancel;
 pub use rootfs::Rootfs;
+#[cfg(feature = "systemd")]
+pub use runtime::{Manager, SystemdScope};
 pub use runtime::{Placement, Runtime, RuntimeBuilder, SpawnStrategy};
 pub use signal::Signal;
 #[doc(hidden)]

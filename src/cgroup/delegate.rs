@@ -7,7 +7,7 @@ use rustix::io::Errno;
 
 use super::Controller;
 use super::group::Cgroup;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::sys::fd::{open_dir, read_at};
 use crate::sys::raw::retry;
 
@@ -42,6 +42,29 @@ impl Cgroup {
             }
         }
         Ok(())
+    }
+
+    /// The processes in the cgroup and in all below it. A child that comes or goes meanwhile may be missed.
+    pub(crate) fn procs_below(&self) -> Result<Vec<u32>> {
+        let mut all = Vec::new();
+        let mut todo = vec![self.again()?];
+        while let Some(here) = todo.pop() {
+            // Gone, or threaded: the processes of a threaded cgroup are listed above.
+            match here.procs() {
+                Ok(pids) => all.extend(pids),
+                Err(e) if e.kind() == ErrorKind::NotFound || e.kind() == ErrorKind::Unsupported => {}
+                Err(e) => return Err(e),
+            }
+            let names = here.child_names().unwrap_or_default();
+            todo.extend(names.iter().filter_map(|name| here.open_any(name)));
+        }
+        Ok(all)
+    }
+
+    /// The child of that name, whatever its owner has called it.
+    fn open_any(&self, name: &str) -> Option<Self> {
+        let fd = open_dir(self.as_fd(), name).ok()?;
+        Some(Self::from_parts(fd, self.path().join(name), Some(name.into())))
     }
 
     /// A second handle to it.

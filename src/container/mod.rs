@@ -10,6 +10,7 @@ mod info;
 mod kill;
 mod live;
 mod load;
+mod payload;
 mod pool;
 mod rename;
 mod restart;

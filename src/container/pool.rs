@@ -69,6 +69,7 @@ impl Sandbox {
             users: sandbox.id_map.as_ref().map_or(UserNamespace::Host, UserNamespace::New),
             groups: inner.host.set_groups(),
             cgroup: sandbox.cgroup.as_ref(),
+            payload: None,
             joins: Vec::new(),
             upper: None,
             runtime_dirs: [&inner.state_dir, &inner.run_dir] as [&Path; 2],
@@ -262,6 +263,9 @@ fn check(template: &ContainerConfig) -> Result<()> {
     let invalid = |why: &str| Err(Error::invalid("pool template", why));
     if template.namespaces.iter().any(|(_, source)| matches!(source, NamespaceSource::Join(_))) {
         return invalid("joins namespaces, which are looked up at each start");
+    }
+    if template.cgroup == CgroupConfig::Delegated {
+        return invalid("has a delegated cgroup, which is for containers that run an init");
     }
     match &template.rootfs {
         Rootfs::Overlay(_) => invalid("has an overlay, whose upper directory belongs to one instance"),

@@ -234,8 +234,16 @@ impl Host {
 }
 
 impl Cgroups {
-    #[cfg_attr(not(feature = "systemd"), expect(unused_variables, reason = "a scope has a name and a process"))]
-    fn placed(hierarchy: Hierarchy, placement: &Placement, tag: &str, stage2: Option<&Stage2>) -> Result<Self> {
+    #[cfg_attr(
+        not(feature = "systemd"),
+        expect(unused_variables, reason = "a scope has a name and a process")
+    )]
+    fn placed(
+        hierarchy: Hierarchy,
+        placement: &Placement,
+        tag: &str,
+        stage2: Option<&Stage2>,
+    ) -> Result<Self> {
         #[cfg(feature = "systemd")]
         if let Placement::SystemdScope(wanted) = placement {
             let (parent, scope) = super::systemd::hold(&hierarchy, wanted, tag, stage2)?;

@@ -78,6 +78,13 @@ pub(super) fn problems(config: &ContainerConfig) -> Vec<Problem> {
     if config.cgroup == CgroupConfig::None && config.limits != Limits::default() {
         check.add("limits", "need a control group, and the container is to have none");
     }
+    if config.cgroup == CgroupConfig::Delegated && !config.namespaces.is_new(NamespaceKind::Cgroup) {
+        check.add("cgroup", "to be delegated, it needs a new cgroup namespace");
+    }
+    if config.cgroup == CgroupConfig::Delegated && matches!(config.namespaces.user, NamespaceSource::Join(_))
+    {
+        check.add("cgroup", "cannot be delegated in a user namespace of others");
+    }
     if config.cgroup == CgroupConfig::None && !config.namespaces.is_new(NamespaceKind::Pid) {
         check.add("cgroup", "without one the container needs a new pid namespace, to be stopped whole");
     }

@@ -56,6 +56,8 @@ pub(super) struct Request<'a> {
     pub(super) groups: SetGroups,
     /// Fresh and empty.
     pub(super) cgroup: Option<&'a Cgroup>,
+    /// The cgroup below that for the container's processes, where it is not the same.
+    pub(super) payload: Option<&'a Cgroup>,
     /// The namespaces to join, in that order.
     pub(super) joins: Vec<Namespace>,
     /// The instance's own directory for an overlay's changes.
@@ -105,7 +107,7 @@ impl Request<'_> {
         let spec = Spec {
             strategy: self.strategy,
             namespaces: self.clone_flags(),
-            cgroup: self.cgroup.map(AsFd::as_fd),
+            cgroup: self.born_in().map(AsFd::as_fd),
             ambient: self.ambient(),
             own_memory_first: self.wants_own_memory(),
         };
@@ -129,7 +131,7 @@ impl Request<'_> {
         for ns in joins {
             first.push(ns.as_fd());
         }
-        first.extend(self.cgroup.map(AsFd::as_fd));
+        first.extend(self.born_in().map(AsFd::as_fd));
         let (mut plan, fds) = self.plan_joined(streams, joins)?;
 
         let spec = Spec {
@@ -199,6 +201,11 @@ impl Request<'_> {
         plan.barrier(fds.len());
         self.assemble(&mut plan, &parts);
         Ok((plan, fds))
+    }
+
+    /// The cgroup that the first process is born in.
+    fn born_in(&self) -> Option<&Cgroup> {
+        self.payload.or(self.cgroup)
     }
 
     fn note(&self, started: &Started, skipped: &[Skipped]) -> Result<()> {

@@ -13,7 +13,7 @@ use crate::container::handle::{Container, Run};
 use crate::container::live::{Live, remove_cgroup};
 use crate::container::load::identity;
 use crate::container::pool::Sandbox;
-use crate::container::{ContainerConfig, streams};
+use crate::container::{ContainerConfig, payload, streams};
 use crate::error::{Error, ErrorKind, Result};
 use crate::instance::{Pipes, StartOptions};
 use crate::name::InstanceId;
@@ -87,6 +87,21 @@ impl Container {
             Some(mut sandbox) => (sandbox.started.take(), sandbox.cgroup.take()),
             None => (None, self.make_cgroup(&config)?),
         };
+        let payload = match &cgroup {
+            Some(leaf) if config.cgroup == CgroupConfig::Delegated => {
+                match payload::make(leaf, &config, id_map.as_ref()) {
+                    Ok(made) => Some(made),
+                    Err(e) => {
+                        let removed = remove_cgroup(leaf);
+                        return Err(match removed {
+                            Ok(()) => e,
+                            Err(also) => e.also(format!("removing the cgroup failed too: {also}")),
+                        });
+                    }
+                }
+            }
+            _ => None,
+        };
         let noted = Noted { container: self, cgroup: cgroup.as_ref(), record: RefCell::default() };
         let request = Request {
             host: &inner.host,
@@ -99,6 +114,7 @@ impl Container {
             },
             groups,
             cgroup: cgroup.as_ref(),
+            payload: payload.as_ref(),
             joins,
             upper,
             runtime_dirs: [&inner.state_dir, &inner.run_dir],
@@ -202,6 +218,12 @@ impl Container {
         let inner = self.runtime.inner();
         let parent = inner.host.cgroup()?;
         let name = self.cgroup_name();
+        if config.cgroup == CgroupConfig::Delegated
+            && let Err(e) = self.enable_all_controllers()
+            && config.enforce == Enforce::Required
+        {
+            return Err(e);
+        }
         let wanted = config.limits.controllers();
         // What the boundary has not got is the limits' own error, which says what grants it.
         if let Err(e) = inner.host.enable_controllers(&wanted)

@@ -3,6 +3,7 @@
 use rustix::mount::MountFlags;
 
 use super::{AT_RECURSIVE, Builder, Users};
+use crate::container::config::CgroupConfig;
 use crate::namespaces::{NamespaceKind, NamespaceSource};
 use crate::rootfs::standard::{self as std_fs, INERT};
 use crate::spawn::{Mount, Tolerate};
@@ -40,12 +41,14 @@ impl Builder<'_> {
         }
         self.sysfs();
         if self.parts.cgroup2 && self.own_sysfs() && self.is_new(NamespaceKind::Cgroup) {
+            let delegated = self.config.cgroup == CgroupConfig::Delegated;
+            let read_only = if delegated { MountFlags::empty() } else { MountFlags::RDONLY };
             self.plan.mount(&Mount {
                 what: "mount cgroup2",
                 source: "cgroup",
                 target: "/sys/fs/cgroup",
                 fstype: "cgroup2",
-                flags: INERT | MountFlags::RDONLY,
+                flags: INERT | read_only,
                 data: "",
             });
         }
