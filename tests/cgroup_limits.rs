@@ -34,7 +34,7 @@ fn with_controllers() -> Option<Leaf> {
     if NEEDED.iter().all(|c| has.contains(c)) {
         return Some(leaf);
     }
-    eprintln!("skipped: the test's cgroup gives its children only {has:?}, not {NEEDED:?}");
+    support::skip(format!("the test's cgroup gives its children only {has:?}, not {NEEDED:?}"));
     None
 }
 

@@ -1,5 +1,4 @@
 //! Life of a cgroup, with real processes: needs a writable cgroup v2, as root has it.
-#![allow(clippy::print_stderr)]
 
 mod cgroup_util;
 
@@ -45,7 +44,7 @@ fn alone(name: &str, uid: u32) -> bool {
             assert!(out.status.success() && text.contains("1 passed"), "{text}");
             eprint!("{text}");
         }
-        Err(e) => eprintln!("skipped: the test program cannot be run as uid {uid}: {e}"),
+        Err(e) => support::skip(format!("the test program cannot be run as uid {uid}: {e}")),
     }
     false
 }
@@ -263,11 +262,11 @@ fn a_thousand_cycles_leak_no_descriptor() {
     let name = format!("stockade-test-{}-cycle", std::process::id());
     match h.own().create_child(&name) {
         Ok(c) => c.remove(soon()).unwrap(),
-        Err(e) => return eprintln!("skipped: no cgroup can be made here: {e}"),
+        Err(e) => return support::skip(format!("no cgroup can be made here: {e}")),
     }
     let count = || fs::read_dir("/proc/self/fd").unwrap().count();
     let before = count();
-    for n in 0..1000 {
+    for n in 0..support::scaled(1000) {
         let c = h.own().create_child(&name).unwrap();
         assert!(c.create_child(&name).and_then(|i| i.open_child("none")).is_err());
         if n % 2 == 0 {
@@ -282,7 +281,7 @@ fn a_thousand_cycles_leak_no_descriptor() {
 #[test]
 fn an_ordinary_user_can_look_but_not_make() {
     if !rustix::process::geteuid().is_root() && std::env::var_os("STOCKADE_TEST_ALONE").is_none() {
-        eprintln!("skipped: becoming an ordinary user needs root");
+        support::skip("becoming an ordinary user needs root");
         return;
     }
     if !alone("an_ordinary_user_can_look_but_not_make", 65534) {
@@ -324,7 +323,7 @@ fn a_controller_that_the_cgroup_lacks_is_not_enabled() {
     let Some(leaf) = Leaf::new() else { return };
     let has = leaf.controllers().unwrap();
     let Some(lacking) = Controller::ALL.into_iter().find(|c| !has.contains(c)) else {
-        eprintln!("skipped: the cgroup has every controller");
+        support::skip("the cgroup has every controller");
         return;
     };
     let err = leaf.enable_controllers(&[lacking]).unwrap_err();

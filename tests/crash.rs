@@ -9,13 +9,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::Stdio as Std;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use leftovers::{Leftovers, Random, SLEEP, eprint};
-use stockade::container::{Container, ContainerBuilder, ContainerConfig};
+use stockade::container::{CgroupConfig, Container, ContainerBuilder, ContainerConfig};
 use stockade::instance::{DeleteMode, DeleteOptions, ExecOptions, Status, WaitOptions};
+use stockade::namespaces::{NamespaceKind, NamespaceSource, Target};
 use stockade::{ErrorKind, InstanceId, Rootfs, Runtime};
-use support::{HostSnapshot, require_fixture, require_root};
+use support::{HostSnapshot, require_fixture, require_root, scaled};
 
 /// How often the host is killed.
 const KILLS: u64 = 200;
@@ -30,34 +32,75 @@ fn open(state: &Path, run: &Path) -> Runtime {
     Runtime::builder().state_dir(state).run_dir(run).open().unwrap()
 }
 
-/// One of four kinds: durable or ephemeral, with a user namespace or without.
+/// How many kinds there are.
+const KINDS: u64 = 10;
+
+/// One of the kinds: durable or ephemeral, with a user namespace or without; with a cgroup or without; or out of a pool.
 fn config(name: &str, kind: u64) -> ContainerBuilder {
     let root = support::fixture("busybox").unwrap();
-    let builder = ContainerConfig::builder(name).rootfs(Rootfs::overlay([root])).args(["sleep", SLEEP]);
+    let builder = ContainerConfig::builder(name).args(["sleep", SLEEP]);
+    if kind >= 8 {
+        let builder = builder.rootfs(Rootfs::dir(root)).read_only_root().ephemeral();
+        return if kind & 1 == 0 { builder } else { builder.privileged() };
+    }
+    let builder = builder.rootfs(Rootfs::overlay([root]));
     let builder = if kind & 1 == 0 { builder } else { builder.ephemeral() };
-    if kind & 2 == 0 { builder } else { builder.privileged() }
+    let builder = if kind & 2 == 0 { builder } else { builder.privileged() };
+    if kind & 4 == 0 { builder } else { builder.cgroup(CgroupConfig::None) }
+}
+
+/// One that shares a pod with `first`.
+fn member(name: &str, first: &Container) -> ContainerBuilder {
+    let target = || NamespaceSource::Join(Target::Instance((*first.id()).clone()));
+    let builder = config(name, if is_privileged(first) { 2 } else { 0 });
+    let kinds = [NamespaceKind::Net, NamespaceKind::Ipc, NamespaceKind::Pid];
+    let users = (!is_privileged(first)).then_some(NamespaceKind::User);
+    kinds.into_iter().chain(users).fold(builder, |b, kind| b.namespace(kind, target()))
+}
+
+fn is_privileged(c: &Container) -> bool {
+    *c.config().namespaces().get(NamespaceKind::User) == NamespaceSource::Host
+}
+
+fn is_member(c: &Container) -> bool {
+    matches!(c.config().namespaces().get(NamespaceKind::Pid), NamespaceSource::Join(_))
+}
+
+fn has_cgroup(c: &Container) -> bool {
+    c.config().cgroup() != CgroupConfig::None
+}
+
+/// Starts it. A member of a pod cannot run where the pod's first container does not.
+fn start(c: &Container) -> bool {
+    match c.start() {
+        Err(e) if is_member(c) && matches!(e.kind(), ErrorKind::InvalidState | ErrorKind::NotFound) => false,
+        done => {
+            done.unwrap_or_else(|e| panic!("{:?}: {e}", c.id()));
+            true
+        }
+    }
 }
 
 /// What the host does until it is killed: a line before what takes a container away, and one after what makes one.
 fn work(rt: &Runtime, thread: u64, seed: u64) {
     let mut random = Random(seed * THREADS + thread + 1);
-    let mut containers: BTreeMap<String, std::sync::Arc<Container>> = BTreeMap::new();
+    let mut containers: BTreeMap<String, Arc<Container>> = BTreeMap::new();
     for n in 0.. {
         let some = containers.iter().nth(random.below(containers.len().max(1) as u64) as usize);
-        let some = some.map(|(name, c)| (name.clone(), std::sync::Arc::clone(c)));
-        let op = random.below(9);
+        let some = some.map(|(name, c)| (name.clone(), Arc::clone(c)));
+        let op = random.below(11);
         match (op, some) {
             (0 | 1, _) | (_, None) if containers.len() < 4 => {
                 let name = format!("{}t{thread}-{seed}-{n}", leftovers::NAME);
-                let c = rt.create(config(&name, random.below(4)).build().unwrap()).unwrap();
+                let c = rt.create(config(&name, random.below(KINDS)).build().unwrap()).unwrap();
                 println!("made {name}");
                 containers.insert(name, c);
             }
-            (2 | 3, Some((_, c))) if c.status() == Status::Stopped => c.start().unwrap(),
+            (2 | 3, Some((_, c))) if c.status() == Status::Stopped => drop(start(&c)),
             (4, Some((_, c))) if c.status() == Status::Running => {
                 let _ = c.exec(ExecOptions::new(["true"])).unwrap().wait().unwrap();
             }
-            (5, Some((_, c))) if c.status() == Status::Running => {
+            (5, Some((_, c))) if c.status() == Status::Running && has_cgroup(&c) => {
                 c.freeze().unwrap();
                 c.unfreeze().unwrap();
             }
@@ -80,6 +123,13 @@ fn work(rt: &Runtime, thread: u64, seed: u64) {
                 println!("gone? {name}");
                 containers.remove(&name);
                 c.delete_with(DeleteOptions::new().mode(DeleteMode::Stop)).unwrap();
+            }
+            (9 | 10, Some((_, first))) if first.status() == Status::Running && !is_member(&first) => {
+                let name = format!("{}t{thread}-{seed}-{n}m", leftovers::NAME);
+                let c = rt.create(member(&name, &first).build().unwrap()).unwrap();
+                println!("made {name}");
+                containers.insert(name, Arc::clone(&c));
+                assert!(start(&c));
             }
             _ => {}
         }
@@ -153,8 +203,8 @@ fn whole(c: &Container, counts: &mut BTreeMap<&'static str, u32>) {
         other => panic!("{:?} is {other}", c.id()),
     };
     *counts.entry(what).or_default() += 1;
-    if what != "running" {
-        c.start().unwrap_or_else(|e| panic!("{:?}: {e}", c.id()));
+    if what != "running" && !start(c) {
+        *counts.entry("first of the pod is gone").or_default() += 1;
     }
     let stop = DeleteOptions::new().mode(DeleteMode::Stop);
     match c.delete_with(stop) {
@@ -183,11 +233,18 @@ fn a_host_is_killed_at_any_moment() {
     }
     if role.is_some() {
         let rt = open(&dir("STATE"), &dir("RUN"));
-        let seed = std::env::var("SEED").unwrap().parse().unwrap();
+        let seed: u64 = std::env::var("SEED").unwrap().parse().unwrap();
         println!("ready");
         std::thread::scope(|s| {
+            // Not all that are killed have pools: those leave the time to others.
+            let pools = [8, 9].into_iter().take(if seed.is_multiple_of(2) { 2 } else { 0 });
+            let rt = &rt;
+            s.spawn(move || {
+                for kind in pools {
+                    rt.prewarm(config("template", kind).build().unwrap(), 2).unwrap();
+                }
+            });
             for thread in 0..THREADS {
-                let rt = &rt;
                 s.spawn(move || work(rt, thread, seed));
             }
         });
@@ -230,7 +287,7 @@ fn judge(test: &str) {
     let start = Instant::now();
     {
         let rt = open(dirs.state(), dirs.run());
-        for kind in 0..4 {
+        for kind in 0..KINDS {
             let c = rt.create(config("warm", kind).build().unwrap()).unwrap();
             c.start().unwrap();
             c.delete_with(DeleteOptions::new().mode(DeleteMode::Stop)).unwrap();
@@ -238,10 +295,11 @@ fn judge(test: &str) {
     }
     let leftovers = Leftovers::of(&dirs);
     let mut counts: BTreeMap<&'static str, u32> = BTreeMap::new();
-    for seed in 0..KILLS {
+    let kills = scaled(KILLS as usize) as u64;
+    for seed in 0..kills {
         if start.elapsed() > BUDGET {
-            eprint(&format!("out of time after {seed} kills of {KILLS}\n"));
-            assert!(seed >= KILLS / 4, "far too slow");
+            eprint(&format!("out of time after {seed} kills of {kills}\n"));
+            assert!(seed >= kills / 4, "far too slow");
             break;
         }
         let mut command = again::command(&[], test, "host");
@@ -291,10 +349,20 @@ fn judge(test: &str) {
             running.extend(c.info().unwrap().cgroup);
         }
         assert_eq!(leftovers.cgroups(), running, "seed {seed}: cgroups after the open");
-        for name in &names {
-            let c = rt.container(&name.parse::<InstanceId>().unwrap()).unwrap();
-            whole(&c, &mut counts);
+        // A member of a pod while its first container is there.
+        let mut all: Vec<_> =
+            names.iter().map(|n| rt.container(&n.parse::<InstanceId>().unwrap()).unwrap()).collect();
+        all.sort_by_key(|c| !is_member(c));
+        for c in &all {
+            let kinds = [
+                ("in a pod", is_member(c)),
+                ("without a cgroup", !has_cgroup(c)),
+                ("for a pool", matches!(c.config().rootfs(), Rootfs::Dir(_))),
+            ];
+            kinds.iter().filter(|(_, is)| *is).for_each(|(kind, _)| *counts.entry(kind).or_default() += 1);
+            whole(c, &mut counts);
         }
+        drop(all);
         *counts.entry("containers").or_default() += names.len() as u32;
         rt.close();
         leftovers.assert_none(&format!("seed {seed}"));
@@ -302,4 +370,7 @@ fn judge(test: &str) {
     }
     eprint(&format!("killed hosts: {counts:?} in {:.0} s\n", start.elapsed().as_secs_f64()));
     assert!(counts["containers"] > counts["kills"], "{counts:?}: the host does too little");
+    for kind in ["in a pod", "without a cgroup", "for a pool"] {
+        assert!(counts.contains_key(kind), "{counts:?}: none is {kind}");
+    }
 }

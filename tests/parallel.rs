@@ -5,6 +5,7 @@
 mod again;
 mod leftovers;
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Stdio as Std};
@@ -14,8 +15,8 @@ use std::time::Instant;
 use leftovers::{Leftovers, SLEEP, eprint};
 use stockade::container::{ContainerBuilder, ContainerConfig};
 use stockade::instance::{DeleteMode, DeleteOptions, ExecOptions, Status};
-use stockade::{ErrorKind, InstanceId, Rootfs, Runtime};
-use support::{HostSnapshot, PrivateDirs, require_fixture, require_root};
+use stockade::{ErrorKind, InstanceId, Rootfs, Runtime, SpawnStrategy};
+use support::{HostSnapshot, PrivateDirs, require_fixture, require_root, scaled};
 
 fn open(state: &Path, run: &Path) -> Runtime {
     Runtime::builder().state_dir(state).run_dir(run).open().unwrap()
@@ -48,17 +49,17 @@ fn dirs() -> (PrivateDirs, Leftovers) {
 
 #[test]
 fn a_hundred_lives_in_parallel() {
-    const LIVES: usize = 100;
+    let lives = scaled(100);
     let _serial = support::serial();
     require_root!();
     let _ = require_fixture!("busybox");
     let before = HostSnapshot::take();
     let (dirs, leftovers) = dirs();
     let rt = open(dirs.state(), dirs.run());
-    let all = Barrier::new(LIVES);
+    let all = Barrier::new(lives);
     let start = Instant::now();
     std::thread::scope(|s| {
-        for n in 0..LIVES {
+        for n in 0..lives {
             let (rt, all) = (&rt, &all);
             s.spawn(move || {
                 let name = format!("{}{n}", leftovers::NAME);
@@ -78,18 +79,18 @@ fn a_hundred_lives_in_parallel() {
             });
         }
     });
-    eprint(&format!("{LIVES} lives in parallel in {:.1} s\n", start.elapsed().as_secs_f64()));
+    eprint(&format!("{lives} lives in parallel in {:.1} s\n", start.elapsed().as_secs_f64()));
     assert_eq!(rt.list().unwrap().len(), 0);
     rt.close();
-    leftovers.assert_none("100 lives");
+    leftovers.assert_none("lives in parallel");
     drop(dirs);
     before.assert_unchanged();
 }
 
 #[test]
 fn a_thousand_at_once_and_then_none() {
-    const MANY: usize = 1000;
     const THREADS: usize = 4;
+    let many = scaled(1000);
     let _serial = support::serial();
     require_root!();
     let _ = require_fixture!("busybox");
@@ -104,7 +105,7 @@ fn a_thousand_at_once_and_then_none() {
         for thread in 0..THREADS {
             let rt = &rt;
             s.spawn(move || {
-                for n in (thread..MANY).step_by(THREADS) {
+                for n in (thread..many).step_by(THREADS) {
                     let name = format!("{}{n}", leftovers::NAME);
                     let c = rt.create(config(&name, n | 1).build().unwrap()).unwrap();
                     c.start().unwrap_or_else(|e| panic!("{name}: {e}"));
@@ -113,12 +114,12 @@ fn a_thousand_at_once_and_then_none() {
         }
     });
     let up = start.elapsed();
-    assert_eq!(leftovers.cgroups().len(), MANY);
-    assert_eq!(leftovers.processes().len(), MANY);
+    assert_eq!(leftovers.cgroups().len(), many);
+    assert_eq!(leftovers.processes().len(), many);
     let second = open(dirs.state(), dirs.run());
     let opened = start.elapsed() - up;
     let all = second.list().unwrap();
-    assert_eq!(all.len(), MANY);
+    assert_eq!(all.len(), many);
     assert!(all.iter().all(|c| c.status() == Status::Running));
     drop(all);
     let list = start.elapsed() - up - opened;
@@ -126,7 +127,7 @@ fn a_thousand_at_once_and_then_none() {
         for thread in 0..THREADS {
             let rt = &second;
             s.spawn(move || {
-                for n in (thread..MANY).step_by(THREADS) {
+                for n in (thread..many).step_by(THREADS) {
                     let id: InstanceId = format!("{}{n}", leftovers::NAME).parse().unwrap();
                     rt.container(&id).unwrap().delete_with(stop()).unwrap();
                 }
@@ -134,7 +135,7 @@ fn a_thousand_at_once_and_then_none() {
         }
     });
     eprint(&format!(
-        "{MANY} containers at once: up after {:.1} s, a second runtime opened in {:.1} ms and listed them in {:.0} ms, \
+        "{many} containers at once: up after {:.1} s, a second runtime opened in {:.1} ms and listed them in {:.0} ms, \
          none after {:.1} s\n",
         up.as_secs_f64(),
         opened.as_secs_f64() * 1e3,
@@ -143,7 +144,7 @@ fn a_thousand_at_once_and_then_none() {
     ));
     second.close();
     rt.close();
-    leftovers.assert_none("1,000 containers");
+    leftovers.assert_none("many containers");
     drop(dirs);
     before.assert_unchanged();
 }
@@ -216,7 +217,7 @@ fn act(rt: &Runtime, verb: &str, name: &str) -> Result<(), ErrorKind> {
 #[test]
 fn of_two_processes_that_do_the_same_one_wins() {
     const TEST: &str = "of_two_processes_that_do_the_same_one_wins";
-    const ROUNDS: usize = 60;
+    let rounds = scaled(60);
     if again::role().is_some() {
         return serve();
     }
@@ -232,7 +233,7 @@ fn of_two_processes_that_do_the_same_one_wins() {
     };
     let rt = open(dirs.state(), dirs.run());
     let mut lost = std::collections::BTreeMap::<(String, String), u32>::new();
-    for round in 0..ROUNDS {
+    for round in 0..rounds {
         let name = format!("{}{round}", leftovers::NAME);
         let renamed = format!("{name}r");
         for verb in ["create", "start", "stop", "rename", "delete"] {
@@ -258,7 +259,7 @@ fn of_two_processes_that_do_the_same_one_wins() {
             assert_eq!(there, usize::from(verb != "delete"), "after {verb}");
         }
     }
-    eprint(&format!("two processes, {ROUNDS} rounds: {lost:?}\n"));
+    eprint(&format!("two processes, {rounds} rounds: {lost:?}\n"));
     peers.into_iter().for_each(Peer::end);
     rt.close();
     leftovers.assert_none("two processes");
@@ -268,14 +269,14 @@ fn of_two_processes_that_do_the_same_one_wins() {
 
 #[test]
 fn of_two_runtimes_in_one_process_one_wins() {
-    const ROUNDS: usize = 60;
+    let rounds = scaled(60);
     let _serial = support::serial();
     require_root!();
     let _ = require_fixture!("busybox");
     let before = HostSnapshot::take();
     let (dirs, leftovers) = dirs();
     let two = [open(dirs.state(), dirs.run()), open(dirs.state(), dirs.run())];
-    for round in 0..ROUNDS {
+    for round in 0..rounds {
         let name = format!("{}{round}", leftovers::NAME);
         for verb in ["create", "start", "stop", "delete"] {
             let both = Barrier::new(2);
@@ -299,9 +300,66 @@ fn of_two_runtimes_in_one_process_one_wins() {
             );
         }
     }
-    eprint(&format!("two runtimes in one process: {ROUNDS} rounds\n"));
+    eprint(&format!("two runtimes in one process: {rounds} rounds\n"));
     two.into_iter().for_each(Runtime::close);
     leftovers.assert_none("two runtimes");
     drop(dirs);
+    before.assert_unchanged();
+}
+
+/// The children of this process, ended or not, without those of the harness.
+fn children() -> BTreeSet<u32> {
+    let mut found = BTreeSet::new();
+    for task in std::fs::read_dir("/proc/self/task").unwrap().flatten() {
+        let text = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+        found.extend(text.split_whitespace().map(|pid| pid.parse::<u32>().unwrap()));
+    }
+    found
+}
+
+#[test]
+fn an_exec_that_is_given_up_at_any_moment_leaves_no_child() {
+    const EXECS: u32 = 600;
+    let _serial = support::serial();
+    require_root!();
+    let _ = require_fixture!("busybox");
+    let before = HostSnapshot::take();
+    for strategy in [SpawnStrategy::Exec, SpawnStrategy::Fork] {
+        let (dirs, leftovers) = dirs();
+        let rt = Runtime::builder().state_dir(dirs.state()).run_dir(dirs.run()).spawn_strategy(strategy);
+        let rt = rt.open().unwrap();
+        let c = rt.create(config(&format!("{}x", leftovers::NAME), 0).build().unwrap()).unwrap();
+        c.start().unwrap();
+        let own = children();
+        // As long as this machine takes for one, and half of that more.
+        let one = |_| {
+            let start = Instant::now();
+            let process = c.exec(ExecOptions::new(["true"])).unwrap();
+            let took = start.elapsed();
+            assert!(process.wait().unwrap().success());
+            took
+        };
+        let most = (0..10).map(one).min().unwrap() * 3 / 2;
+        let (mut ran, mut given_up) = (0, 0);
+        for n in 0..EXECS {
+            match c.exec(ExecOptions::new(["true"]).deadline(most * n / EXECS)) {
+                Ok(process) => {
+                    assert!(process.wait().unwrap().success());
+                    ran += 1;
+                }
+                Err(e) => {
+                    assert_eq!(e.kind(), ErrorKind::Timeout, "{e}");
+                    given_up += 1;
+                }
+            }
+            assert_eq!(children(), own, "{strategy:?}: exec {n} left a child");
+        }
+        eprint(&format!("execs given up at any moment, {strategy:?}: {given_up}; {ran} ran\n"));
+        assert!(given_up > 0);
+        // A child that nobody reaps would keep the pid namespace, and with it the stop, from its end.
+        c.delete_with(stop()).unwrap();
+        rt.close();
+        leftovers.assert_none("execs given up");
+    }
     before.assert_unchanged();
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use stockade::container::ContainerConfig;
 use stockade::instance::{StartOptions, WaitOptions};
 use stockade::{ExitStatus, Rootfs, Runtime, SpawnStrategy};
-use support::{HostSnapshot, PrivateDirs, require_fixture, require_root};
+use support::{HostSnapshot, PrivateDirs, require_fixture, require_root, scaled};
 
 /// Starts in one go.
 const STARTS: usize = 1000;
@@ -113,17 +113,18 @@ fn a_thousand_starts(strategy: SpawnStrategy, rootfs: impl Fn(&std::path::Path) 
     {
         let rt = runtime(&dirs, strategy);
         beside_busy_threads(|| {
-            for i in 0..WARM_UP {
+            for i in 0..scaled(WARM_UP) {
                 life(&rt, &root, &format!("warm-{i}"));
             }
             let leaks = dirs.leak_check();
             let (rss, fds) = (resident(), descriptors());
-            for i in 0..STARTS {
+            let starts = scaled(STARTS);
+            for i in 0..starts {
                 life(&rt, &root, &format!("c-{i}"));
             }
             let (rss_after, fds_after) = (resident(), descriptors());
             eprint(&format!(
-                "{strategy:?}: {STARTS} of {STARTS}; RSS {rss} -> {rss_after} KiB, {fds} descriptors\n"
+                "{strategy:?}: {starts} of {starts}; RSS {rss} -> {rss_after} KiB, {fds} descriptors\n"
             ));
             assert_eq!(fds_after, fds, "descriptors leak");
             assert!(rss_after <= rss + SLACK, "memory leaks: {rss} KiB, then {rss_after} KiB");
@@ -166,7 +167,7 @@ fn starts_from_several_threads_at_once() {
             for thread in 0..THREADS {
                 let (rt, root) = (&rt, &root);
                 s.spawn(move || {
-                    for i in 0..EACH {
+                    for i in 0..scaled(EACH) {
                         life(rt, root, &format!("t{thread}-{i}"));
                     }
                 });

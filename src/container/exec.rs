@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::handle::Container;
-use super::live::{Live, process_flags};
+use super::live::Live;
 use super::tail::{Settings, tail};
 use super::{payload, streams};
 use crate::caps::{CapSet, CapabilitySets};
@@ -26,6 +26,7 @@ use crate::op::Deadline;
 use crate::process::User;
 use crate::signal::Signal;
 use crate::spawn::{Child, Fd, Guests, Plan, Spec, launch};
+use crate::sys::process::{PF_EXITING, process_flags};
 
 impl Container {
     /// Runs a command beside the first process; see [`Exec::exec`](crate::instance::Exec::exec).
@@ -227,7 +228,6 @@ const ENDING: Duration = Duration::from_secs(1);
 
 /// Whether a process is on its way out, or was sent SIGKILL (`proc_pid_stat(5)`, `proc_pid_status(5)`).
 fn is_ending(pid: u32) -> bool {
-    const PF_EXITING: u64 = 4;
     const SIGKILL: u64 = 1 << (libc::SIGKILL - 1);
     let read = |file| std::fs::read_to_string(format!("/proc/{pid}/{file}")).ok();
     let (Some(stat), Some(status)) = (read("stat"), read("status")) else { return true };

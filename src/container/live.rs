@@ -161,9 +161,3 @@ pub(crate) fn remove_cgroup(cgroup: &Cgroup) -> Result<()> {
 pub(super) fn never_ran() -> Error {
     Error::new(ErrorKind::InvalidState, "wait for the container").detail("it has not run since it was made")
 }
-
-/// The flags of a process (`PF_*`), from the text of its `/proc/PID/stat` (`proc_pid_stat(5)`).
-pub(super) fn process_flags(stat: &str) -> Option<u64> {
-    // The name, in brackets, may hold anything.
-    stat.rsplit(") ").next()?.split(' ').nth(6)?.parse().ok()
-}

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Pid;
 
 use super::handle::{Container, ContainerRecord, Run};
-use super::live::{Live, process_flags};
+use super::live::Live;
 use crate::cgroup::Cgroup;
 use crate::error::{Error, ErrorKind, Result};
 use crate::exit::ExitStatus;
@@ -19,6 +19,7 @@ use crate::runtime::Runtime;
 use crate::spawn::Child;
 use crate::store::{RunRecord, Stored, boot_id};
 use crate::sys::pidfd;
+use crate::sys::process::{PF_FORKNOEXEC, process_flags};
 
 /// How long a start may go on whose host has died: all that it waits for is the kernel.
 const START: Duration = Duration::from_secs(10);
@@ -166,13 +167,12 @@ fn find_process(record: &RunRecord) -> Option<Child> {
 /// Whether the process has not executed its program yet: it is stage-2, or a copy of its maker that has executed
 /// nothing (`PF_FORKNOEXEC`, `proc_pid_stat(5)`). One that cannot be looked at is none: it ends.
 fn is_starting(pid: u32) -> bool {
-    const FORKED: u64 = 0x40;
     let exe = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
     if exe.to_string_lossy().starts_with("/memfd:stockade-stage2") {
         return true;
     }
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    process_flags(&stat).is_some_and(|flags| flags & FORKED != 0)
+    process_flags(&stat).is_some_and(|flags| flags & PF_FORKNOEXEC != 0)
 }
 
 /// What tells a process from all others of this boot.

@@ -10,5 +10,5 @@ pub use source::{DirRootfs, FileIds, OverlayRootfs, Rootfs};
 #[cfg(feature = "image")]
 pub use unpack::{
     Compression, DeviceKind, OnFailure, Progress, Skipped, SkippedPart, Unpack, UnpackDevices, UnpackIds,
-    UnpackLimits, Unpacked,
+    UnpackLimits, UnpackWhiteouts, Unpacked,
 };

@@ -14,6 +14,7 @@ use super::{report, restrictions};
 use crate::error::{Error, ErrorKind, Result};
 use crate::op::{Cancel, Deadline};
 use crate::sys::clone::{self, CloneArgs, Cloned, Hold, Lent};
+use crate::sys::process::{PF_EXITING, PF_FORKNOEXEC, process_flags};
 use crate::sys::signal::Ignored;
 use crate::sys::stack::Stack;
 use crate::sys::{memfd, pidfd, socket};
@@ -86,7 +87,24 @@ fn clone_and_exec(
     let window = Window::new(stage2.file.as_raw_fd(), sock.as_raw_fd(), spec.ambient);
     let stack = Stack::take().map_err(|e| Error::sys("map a stack for the child", e))?;
     let hold = if spec.own_memory_first { Hold::UntilExec } else { Hold::No };
-    clone::share_memory(args, stack, execute_stage2, window, hold).map_err(|e| clone_error(e, &args))
+    let made =
+        clone::share_memory(args, stack, execute_stage2, window, hold).map_err(|e| clone_error(e, &args))?;
+    if hold == Hold::UntilExec {
+        wait_for_own_memory(made.0.pid);
+    }
+    Ok(made)
+}
+
+/// Waits until the child has left our memory. The kernel lets the maker go on (`CLONE_VFORK`) a moment before: on a
+/// slow machine the host can write the child's `oom_score_adj` in between, and with it its own. The flag that it has
+/// executed nothing is cleared after the change of memory.
+fn wait_for_own_memory(child: Pid) {
+    let path = format!("/proc/{}/stat", child.as_raw_nonzero());
+    let flags = || process_flags(&std::fs::read_to_string(&path).ok()?);
+    // One that ends, or that cannot be looked at, comes to nothing else.
+    while flags().is_some_and(|flags| flags & PF_FORKNOEXEC != 0 && flags & PF_EXITING == 0) {
+        std::thread::sleep(Duration::from_micros(50));
+    }
 }
 
 fn clone_copy(args: CloneArgs<'_>, sock: BorrowedFd<'_>) -> Result<Cloned> {

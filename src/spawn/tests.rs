@@ -31,6 +31,22 @@ fn start(strategy: Strategy<'_>, plan: &Plan) -> crate::Result<Running> {
     started.wait_exec(plan, Deadline::after(DEADLINE), None)
 }
 
+/// Nothing that the host does to such a child may reach the host itself.
+#[test]
+fn a_child_that_is_to_have_memory_of_its_own_has_it() {
+    const ROUNDS: usize = 500;
+    let stage2 = Stage2::new().unwrap();
+    let own = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap();
+    let other = (own.trim().parse::<i32>().unwrap() + 1).min(1000).to_string();
+    for round in 0..support::scaled(ROUNDS) {
+        let spec = Spec { own_memory_first: true, ..bare(Strategy::Exec(&stage2)) };
+        let started = launch(&spec).unwrap();
+        std::fs::write(format!("/proc/{}/oom_score_adj", started.child().unwrap().id()), &other).unwrap();
+        drop(started);
+        assert_eq!(std::fs::read_to_string("/proc/self/oom_score_adj").unwrap(), own, "round {round}");
+    }
+}
+
 fn both(check: impl Fn(Strategy<'_>)) {
     check(Strategy::Exec(&Stage2::new().unwrap()));
     check(Strategy::Fork);

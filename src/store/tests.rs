@@ -385,10 +385,7 @@ fn a_directory_of_another_user_is_refused() {
     let dirs = Dirs::new();
     std::fs::create_dir(dirs.state()).unwrap();
     if std::os::unix::fs::chown(dirs.state(), Some(12345), None).is_err() {
-        #[allow(clippy::print_stderr)]
-        {
-            eprintln!("skipped: giving a directory away needs CAP_CHOWN");
-        }
+        support::skip("giving a directory away needs CAP_CHOWN");
         return;
     }
     let e = Store::open(&dirs.state(), &dirs.run()).unwrap_err();
@@ -455,10 +452,7 @@ fn on_a_full_disk_nothing_is_left_and_the_old_record_stands() {
         Err(e) => e.to_string(),
     };
     if !text.contains("running 1 test") {
-        #[allow(clippy::print_stderr)]
-        {
-            eprintln!("skipped: no mount namespace with a small tmpfs: {text}");
-        }
+        support::skip(format!("no mount namespace with a small tmpfs: {text}"));
         return;
     }
     assert!(out.is_ok_and(|o| o.status.success()) && text.contains("1 passed"), "{text}");

@@ -1,4 +1,4 @@
-//! Limits of another process, namespaces of a thread.
+//! Limits and flags of another process, namespaces of a thread.
 
 use rustix::io::Errno;
 use rustix::process::Pid;
@@ -27,3 +27,14 @@ pub(crate) fn unshare_mounts() -> Result<(), Errno> {
     // SAFETY: what could break the process is a table of descriptors that threads no longer share; that stays.
     unsafe { rustix::thread::unshare_unsafe(flags) }
 }
+
+/// The flags of a process (`PF_*`), from the text of its `/proc/PID/stat` (`proc_pid_stat(5)`).
+pub(crate) fn process_flags(stat: &str) -> Option<u64> {
+    // The name, in brackets, may hold anything.
+    stat.rsplit(") ").next()?.split(' ').nth(6)?.parse().ok()
+}
+
+/// It ends (`PF_EXITING`).
+pub(crate) const PF_EXITING: u64 = 0x4;
+/// It is a copy of its maker that has executed nothing (`PF_FORKNOEXEC`).
+pub(crate) const PF_FORKNOEXEC: u64 = 0x40;

@@ -10,6 +10,7 @@ mod limits;
 mod owners;
 mod race;
 mod round_trip;
+mod whiteouts;
 
 use std::path::{Path, PathBuf};
 

@@ -26,7 +26,7 @@ impl Leaf {
         match Hierarchy::detect().and_then(|h| h.own().create_child(&name)) {
             Ok(cgroup) => Some(Self { cgroup, processes: Vec::new() }),
             Err(e) => {
-                eprintln!("skipped: no cgroup can be made here: {e}");
+                support::skip(format!("no cgroup can be made here: {e}"));
                 None
             }
         }

@@ -41,7 +41,11 @@ impl Leftovers {
         let mut found = BTreeSet::new();
         for mount in ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"] {
             let Ok(dir) = fs::read_dir(format!("{mount}{}", self.own)) else { continue };
-            let ours = |p: &PathBuf| p.to_string_lossy().contains(&format!(":{NAME}"));
+            // A container that was made of a sandbox keeps that one's.
+            let ours = |p: &PathBuf| {
+                let path = p.to_string_lossy();
+                path.contains(&format!(":{NAME}")) || path.contains("/stockade-") && path.contains("-pool-")
+            };
             found.extend(dir.flatten().map(|e| e.path()).filter(ours).filter(|p| !self.cgroups.contains(p)));
         }
         found

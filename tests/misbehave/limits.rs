@@ -7,7 +7,7 @@ use stockade::container::{CgroupConfig, Container, ContainerBuilder};
 use stockade::instance::{StartOptions, Status, StopOptions};
 use stockade::process::Resource;
 use stockade::{ErrorKind, Runtime};
-use support::{require, require_root};
+use support::{require, require_root, scaled};
 
 use super::{LONG, exec, leaves_nothing, make, privileged, sleeper, started};
 
@@ -113,7 +113,8 @@ fn exec_into_a_container_that_runs_out_of_memory_all_the_time() {
         let eater = "while :; do head -c 64m /dev/zero | tail -c 64m >/dev/null; done";
         let c = make(rt, sleeper("oom").limits(memory(16 << 20)).args(["sh", "-c", eater]));
         let mut killed = 0;
-        for _ in 0..20 {
+        let rounds = scaled(20);
+        for _ in 0..rounds {
             c.start().unwrap();
             let group = c.info().unwrap().cgroup.unwrap();
             std::fs::write(group.join("memory.oom.group"), "1").unwrap();
@@ -133,7 +134,7 @@ fn exec_into_a_container_that_runs_out_of_memory_all_the_time() {
                 assert!(start.elapsed() < LONG, "it was never killed");
             }
         }
-        assert_eq!(killed, 20);
+        assert_eq!(killed, rounds);
         c.delete().unwrap();
     });
 }

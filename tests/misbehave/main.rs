@@ -122,7 +122,7 @@ fn a_program_that_ends_at_once_has_run() {
     privileged!();
     leaves_nothing(|rt, _| {
         let c = make(rt, sleeper("brief").args(["false"]));
-        for _ in 0..50 {
+        for _ in 0..support::scaled(50) {
             c.start().unwrap();
             assert_eq!(c.wait().unwrap(), ExitStatus::Exited(1));
             let e = c.exec(exec("true")).unwrap_err();

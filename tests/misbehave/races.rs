@@ -7,7 +7,7 @@ use std::time::Duration;
 use stockade::container::Container;
 use stockade::instance::{Status, StopOptions};
 use stockade::{ErrorKind, ExitStatus, Result, Signal};
-use support::require_root;
+use support::{require_root, scaled};
 
 use super::{LONG, exec, leaves_nothing, make, privileged, sleeper};
 
@@ -19,7 +19,7 @@ fn exec_beside_the_death_of_the_first_process() {
     leaves_nothing(|rt, _| {
         let c = make(rt, sleeper("dying"));
         let ran = AtomicUsize::new(0);
-        for round in 0..ROUNDS {
+        for round in 0..scaled(ROUNDS) {
             c.start().unwrap();
             let killed = AtomicBool::new(false);
             std::thread::scope(|s| {
@@ -62,7 +62,7 @@ fn stop_beside_execs() {
     privileged!();
     leaves_nothing(|rt, _| {
         let c = make(rt, sleeper("busy"));
-        for round in 0..10_u64 {
+        for round in 0..scaled(10) as u64 {
             c.start().unwrap();
             std::thread::scope(|s| {
                 for _ in 0..2 {
@@ -133,7 +133,7 @@ fn two_stops_at_once_both_find_it_stopped() {
     privileged!();
     leaves_nothing(|rt, _| {
         let c = make(rt, sleeper("race"));
-        for round in 0..30 {
+        for round in 0..scaled(30) {
             c.start().unwrap();
             let results: Vec<_> = std::thread::scope(|s| {
                 let both: Vec<_> = (0..2).map(|_| s.spawn(|| c.stop())).collect();

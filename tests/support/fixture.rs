@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// The absolute path of a fixture: `busybox` (a static busybox with all its applets) or `debian` (Debian 12 with
-/// Python, sudo, capsh and procps; made as root only).
+/// Python, sudo, capsh, procps, and systemd to boot it; made as root only).
 ///
 /// They stand under `STOCKADE_FIXTURES`, or `target/fixtures` of this workspace. Tests share them and must not
 /// change them.

@@ -8,8 +8,9 @@ use crate::proc;
 
 /// Says that the running test is skipped, and why.
 ///
-/// The line `skipped: TEST: REASON` goes to the real standard error, past the test harness's capture, and to the
-/// end of the file named by `STOCKADE_SKIP_LOG`, from which `cargo xtask test` prints all of them at the end.
+/// The line `skipped: TEST: REASON` goes to the real standard error, past the test harness's capture. Program, test
+/// and reason go to the end of the file named by `STOCKADE_SKIP_LOG`, from which `cargo xtask test` prints all of them
+/// at the end, and sees which ran in the lane.
 /// The caller returns afterwards: [`require!`](crate::require) does both.
 ///
 /// # Panics
@@ -24,8 +25,16 @@ pub fn skip(reason: impl Display) {
     if let Some(log) = std::env::var_os("STOCKADE_SKIP_LOG")
         && let Ok(mut log) = OpenOptions::new().append(true).create(true).open(log)
     {
+        let line = format!("{}\t{test}\t{}\n", program(), reason.to_string().replace('\n', " "));
         let _ = log.write_all(line.as_bytes());
     }
+}
+
+/// The name of the test program, without the hash that cargo gives it.
+fn program() -> String {
+    let path = std::env::current_exe().unwrap_or_default();
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    stem.rsplit_once('-').map_or(stem.clone(), |(name, _)| name.to_owned())
 }
 
 /// Whether the process is root with `CAP_SYS_ADMIN`; the error says what is lacking.

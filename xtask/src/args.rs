@@ -33,6 +33,14 @@ impl Args {
         value.parse().map(Some).map_err(|_| format!("{name} does not take `{value}`"))
     }
 
+    /// What is left: names, and no option.
+    pub fn rest(self) -> Result<Vec<String>> {
+        match self.words.iter().find(|word| word.starts_with('-')) {
+            None => Ok(self.words),
+            Some(word) => Err(format!("unexpected `{word}`")),
+        }
+    }
+
     /// Checks that nothing is left.
     pub fn done(self) -> Result {
         match self.words.first() {
@@ -64,5 +72,7 @@ mod tests {
         assert!(args("--n").value::<u32>("--n").is_err());
         assert!(args("--n x").value::<u32>("--n").is_err_and(|e| e.contains('x')));
         assert!(args("--what").done().is_err_and(|e| e.contains("--what")));
+        assert!(args("name --what").rest().is_err_and(|e| e.contains("--what")));
+        assert_eq!(args("one two").rest(), Ok(vec!["one".to_owned(), "two".to_owned()]));
     }
 }

@@ -8,10 +8,29 @@ use crate::fixtures::{at, finish, is_made, lock, remove};
 use crate::setup::Wanted;
 use crate::{Result, paths, sh};
 
-/// Raised when what the root holds changes: an older one is made anew, and its tar file is left to be deleted.
-const RECIPE: u32 = 1;
+/// Raised when what the root holds changes in another way than by its packages: an older one is made anew, and its tar
+/// file is left to be deleted.
+const RECIPE: u32 = 2;
 const SUITE: &str = "bookworm";
-const PACKAGES: &str = "python3-minimal,sudo,libcap2-bin,procps";
+/// What the tests run, and what an image of a system container has: systemd boots it.
+const PACKAGES: &[&str] = &[
+    "ca-certificates",
+    "dbus",
+    "ifupdown",
+    "iproute2",
+    "iputils-ping",
+    "less",
+    "libcap2-bin",
+    "libpam-systemd",
+    "locales",
+    "netbase",
+    "procps",
+    "python3-minimal",
+    "sudo",
+    "systemd",
+    "systemd-sysv",
+    "vim-tiny",
+];
 /// Seconds. On a good line it takes one minute.
 const LIMIT: u32 = 900;
 const TAR: &[&str] = &["--numeric-owner", "--xattrs", "--xattrs-include=*"];
@@ -19,7 +38,7 @@ const TAR: &[&str] = &["--numeric-owner", "--xattrs", "--xattrs-include=*"];
 /// Makes the Debian root, unless it stands: from the cached tar file, else by debootstrap.
 pub fn prepare(wanted: Wanted) -> Result {
     let _lock = lock(&paths::fixtures())?;
-    let recipe = format!("debian {SUITE} {RECIPE} {PACKAGES}");
+    let recipe = format!("debian {SUITE} {RECIPE} {}", PACKAGES.join(","));
     if is_made("debian", &recipe) {
         return Ok(());
     }
@@ -28,7 +47,8 @@ pub fn prepare(wanted: Wanted) -> Result {
         return Ok(());
     }
     let cache = paths::cache();
-    let kept = cache.join(format!("debian-{SUITE}-{}-{RECIPE}.tar", std::env::consts::ARCH));
+    // Its name changes with the recipe, so that one of another recipe is never taken for it.
+    let kept = cache.join(format!("debian-{SUITE}-{}-{:08x}.tar", std::env::consts::ARCH, mark(&recipe)));
     let tree = paths::fixtures().join(".debian");
     empty(&tree)?;
 
@@ -68,6 +88,11 @@ pub fn prepare(wanted: Wanted) -> Result {
     Ok(())
 }
 
+/// A number for a text, the same on every machine: FNV-1a.
+fn mark(text: &str) -> u32 {
+    text.bytes().fold(0x811c_9dc5, |mark, byte| (mark ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+}
+
 /// Fills `tree`: from the machine's own mirror, else from debootstrap's.
 fn bootstrap(tree: &Path) -> Result {
     let own = own_mirror();
@@ -91,7 +116,7 @@ fn debootstrap(tree: &Path, mirror: Option<&str>) -> Result {
     command
         .args(["--kill-after=10", &LIMIT.to_string()])
         .args(["unshare", "--mount", "--propagation", "private", "debootstrap"])
-        .args(["--variant=minbase", &format!("--include={PACKAGES}"), SUITE])
+        .args(["--variant=minbase", &format!("--include={}", PACKAGES.join(",")), SUITE])
         .arg(tree)
         .args(mirror)
         .env("DEBIAN_FRONTEND", "noninteractive")
@@ -200,6 +225,13 @@ fn stanza(text: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn marks_are_those_of_fnv() {
+        assert_eq!(mark(""), 0x811c_9dc5);
+        assert_eq!(mark("a"), 0xe40c_292c);
+        assert_eq!(mark("foobar"), 0xbf9c_f968);
+    }
 
     #[test]
     fn mirrors_are_found_in_both_formats() {

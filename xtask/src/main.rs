@@ -6,9 +6,11 @@ mod debian;
 mod fixtures;
 mod package;
 mod paths;
+mod repeat;
 mod setup;
 mod sh;
 mod test;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -20,6 +22,9 @@ usage: cargo xtask TASK
                           setup, then format, lints, documentation, package and all tests
                           --quick: format, lints and tests alone, with the fixtures that are there
                           --no-skip: a skipped test fails
+  test --repeat N [--no-skip] [NAME...]
+                          the test programs N times in a row, without the names those of faults, crashes and many at
+                          once; what they report is summed up
   bench-peers [--json] [--n N] [--only ROW,ROW...]
                           Stockade, the floor and the installed peers, interleaved (as root)
   bench-unpack [--json] [--n N] [--only ROW,ROW...]
@@ -31,6 +36,11 @@ type Result<T = (), E = String> = std::result::Result<T, E>;
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
+    if let Some((task, rest)) = words.split_first()
+        && task == "vm"
+    {
+        return vm::main(rest);
+    }
     match run(&words) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {

@@ -1,5 +1,8 @@
 //! `cargo xtask test`: everything that must hold before a change is taken.
 
+mod lane;
+mod sums;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -8,13 +11,27 @@ use std::time::{Duration, Instant};
 
 use crate::args::Args;
 use crate::setup::{self, Wanted};
-use crate::{Result, package, paths, sh};
+use crate::{Result, package, paths, repeat, sh};
 
-/// Runs the steps in order and stops at the first that fails.
+use lane::Lane;
+use sums::{Place, Skips, Sums};
+
+pub use sums::Totals;
+
+/// Runs the steps in order and stops at the first that fails; the tests run on the host and in the lane whatever comes
+/// of them in the other place.
 pub fn run(mut args: Args) -> Result {
     let quick = args.switch("--quick");
     let no_skip = args.switch("--no-skip");
+    if let Some(rounds) = args.value("--repeat")? {
+        return repeat::run(rounds, &args.rest()?, no_skip);
+    }
+    let no_vm = args.switch("--no-vm") || quick;
+    let lane_only = args.switch("--lane-only");
     args.done()?;
+    if no_vm && lane_only {
+        return Err("the lane alone, without the lane, is nothing".to_owned());
+    }
 
     let mut steps = Steps::default();
     let wanted = if quick { Wanted::WhatIsQuick } else { Wanted::Everything };
@@ -32,24 +49,42 @@ pub fn run(mut args: Args) -> Result {
         steps.step("package", package::check)?;
     }
     // Last, so that the test runner's closing lines are near the end.
-    let log = SkipLog::new()?;
-    let totals = steps.step("tests", || tests(&log.0, no_skip));
-    let skipped = log.lines();
-    for line in &skipped {
-        println!("{line}");
+    let mut sums = Sums::default();
+    let mut failures = Vec::new();
+    if !lane_only {
+        let log = SkipLog::new()?;
+        match steps.step("tests", || tests(&log.0, no_skip)) {
+            Ok((totals, failed)) => {
+                failures.extend(failed);
+                sums.host = Some(Place { totals, skips: Skips::read(&log.0), ..Place::default() });
+            }
+            Err(why) => failures.push(why),
+        }
     }
-    println!("skipped tests: {}", skipped.len());
-    let totals = totals?;
+    if !no_vm {
+        match steps.step("lane", lane::run) {
+            Ok(Lane::Ran { place, failures: failed }) => {
+                failures.extend(failed.into_iter().map(|why| format!("lane: {why}")));
+                sums.lane = Some(place);
+            }
+            Ok(Lane::Absent(why)) if lane_only || in_ci() => failures.push(format!("no lane here: {why}")),
+            Ok(Lane::Absent(why)) => println!("skipped: the whole lane: {why}"),
+            Err(why) => failures.push(why),
+        }
+    }
+    if sums.lane.is_some() && sums.host.is_some() {
+        failures.extend(
+            sums.nowhere().into_iter().map(|(program, test)| format!("{program} {test} ran nowhere")),
+        );
+    }
     steps.print();
-    println!(
-        "total: {} passed; {} failed; {} ignored; {} skipped; {:.0} s",
-        totals.passed,
-        totals.failed,
-        totals.ignored,
-        skipped.len(),
-        steps.total().as_secs_f64()
-    );
-    Ok(())
+    sums.print();
+    if failures.is_empty() { Ok(()) } else { Err(failures.join("\n  ")) }
+}
+
+/// Whether this is a CI job, where nothing may be left out.
+fn in_ci() -> bool {
+    std::env::var("CI").is_ok_and(|v| !v.is_empty() && v != "false" && v != "0")
 }
 
 /// Which steps ran, and how long each took.
@@ -67,14 +102,12 @@ impl Steps {
         result.map_err(|why| format!("step `{name}`: {why}"))
     }
 
-    fn total(&self) -> Duration {
-        self.done.iter().map(|(_, time)| *time).sum()
-    }
-
     fn print(&self) {
         for (name, time) in &self.done {
             println!("{name:>14} {:7.1} s", time.as_secs_f64());
         }
+        let total: Duration = self.done.iter().map(|(_, time)| *time).sum();
+        println!("{:>14} {:7.1} s", "together", total.as_secs_f64());
     }
 }
 
@@ -87,11 +120,6 @@ impl SkipLog {
         fs::write(&path, "").map_err(|e| format!("{}: {e}", path.display()))?;
         Ok(Self(path))
     }
-
-    fn lines(&self) -> Vec<String> {
-        let text = fs::read_to_string(&self.0).unwrap_or_default();
-        text.lines().filter(|line| line.starts_with("skipped:")).map(str::to_owned).collect()
-    }
 }
 
 impl Drop for SkipLog {
@@ -101,35 +129,8 @@ impl Drop for SkipLog {
     }
 }
 
-/// What the test programs report, added up.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Totals {
-    passed: u32,
-    failed: u32,
-    ignored: u32,
-}
-
-impl Totals {
-    /// Adds a line such as `test result: ok. 3 passed; 0 failed; 1 ignored; ...`; others change nothing.
-    fn add(&mut self, line: &str) {
-        let Some(rest) = line.strip_prefix("test result: ") else { return };
-        for part in rest.split([';', '.']) {
-            let mut words = part.split_whitespace();
-            let (Some(count), Some(what)) = (words.next().and_then(|w| w.parse::<u32>().ok()), words.next())
-            else {
-                continue;
-            };
-            match what {
-                "passed" => self.passed += count,
-                "failed" => self.failed += count,
-                "ignored" => self.ignored += count,
-                _ => {}
-            }
-        }
-    }
-}
-
-fn tests(skip_log: &Path, no_skip: bool) -> Result<Totals> {
+/// What the programs reported, and why that is not enough, if so.
+fn tests(skip_log: &Path, no_skip: bool) -> Result<(Totals, Option<String>)> {
     let mut command = sh::cargo();
     command
         .args(["test", "--workspace", "--all-features", "--no-fail-fast"])
@@ -151,29 +152,17 @@ fn tests(skip_log: &Path, no_skip: bool) -> Result<Totals> {
         let _ = std::io::stdout().flush();
     }
     let status = child.wait().map_err(|e| format!("waiting for the tests: {e}"))?;
-    if !status.success() {
-        return Err(format!("`{}` ended with {status}", sh::shown(&command)));
-    }
-    if totals.passed == 0 {
-        return Err("no test ran".to_owned());
-    }
-    Ok(totals)
+    let failed = match status.success() {
+        false => Some(format!("`{}` ended with {status}", sh::shown(&command))),
+        true if totals.passed == 0 => Some("no test ran".to_owned()),
+        true => None,
+    };
+    Ok((totals, failed))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn reports_are_added_up() {
-        let mut totals = Totals::default();
-        totals.add(
-            "test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 2 filtered out; finished in 0.00s",
-        );
-        totals.add("test result: FAILED. 4 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out");
-        totals.add("test x ... ok. 9 passed");
-        assert_eq!(totals, Totals { passed: 7, failed: 2, ignored: 1 });
-    }
 
     #[test]
     fn a_failing_step_is_named() {

@@ -23,8 +23,9 @@ Usage: stockade run (--rootfs DIR | --image FILE | --host) [OPTIONS] [--] COMMAN
 Root file system:
   --rootfs DIR          this directory, which the command can change
   --image FILE          this tar archive, plain or compressed by gzip, zstd or xz: unpacked for this run into a
-                        directory below $TMPDIR (default: /tmp), which is removed at the end; for an ordinary
-                        user all files and processes are the user's own
+                        directory below $TMPDIR (default: /tmp), which is removed at the end, or, of a run that was
+                        killed, by the next with --image once its container is gone; for an ordinary user all files
+                        and processes are the user's own
   --host                the host's own files, unchanged and with secrets hidden: a quick try, not a sandbox
   --read-only           make the root read-only
   -v, --volume SRC:DST[:ro][:noidmap]

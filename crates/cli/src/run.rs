@@ -20,9 +20,13 @@ pub(crate) fn run(options: Run) -> Result<u8, Fail> {
     let signals = Held::new()?;
     let mut options = options;
     let runtime = open(&options.dirs)?;
+    let place = place(&options.dirs)?;
     // Removed when this function ends, after the container.
     let image = match &options.root {
-        Root::Image(file) => Some(Image::unpack(file, &signals)?),
+        Root::Image(file) => {
+            image::sweep(&runtime, &place);
+            Some(Image::unpack(file, &place, &signals)?)
+        }
         _ => None,
     };
     if let Some(image) = &image {
@@ -163,6 +167,11 @@ pub(crate) fn open(dirs: &Dirs) -> Result<Runtime, Fail> {
         builder = builder.cgroup(cgroup);
     }
     Ok(builder.open()?)
+}
+
+/// What tells a runtime from others: its run directory, or nothing for the usual one.
+fn place(dirs: &Dirs) -> Result<PathBuf, Fail> {
+    dirs.run.clone().map_or_else(|| Ok(PathBuf::new()), absolute_dir)
 }
 
 /// As [`absolute`], for a directory that need not exist yet.

@@ -81,6 +81,9 @@ fn complains(out: &Output, code: i32, about: &str) {
     assert!(err.starts_with("stockade: ") && err.contains(about), "no word of `{about}`: {err}");
 }
 
+/// What the busybox root says of itself.
+const OS_RELEASE: &str = "ID=busybox\nPRETTY_NAME=\"Stockade test root\"\n";
+
 /// How long what another process does may take.
 const SOON: Duration = Duration::from_secs(10);
 
@@ -405,4 +408,61 @@ fn image_runs(cli: &Cli) {
     drop(pipe);
     complains(&child.wait_with_output().unwrap(), 125, "the caller ended it");
     assert_eq!(left(), 0);
+}
+
+#[test]
+fn the_image_of_a_killed_run_goes_with_the_next() {
+    leaves_nothing(|cli| {
+        let dir = tempfile::tempdir().unwrap();
+        let archive = image(cli, dir.path());
+        let tmp = dir.path().join("tmp");
+        std::fs::create_dir(&tmp).unwrap();
+        let left = || std::fs::read_dir(&tmp).unwrap().count();
+        let on = |run_dir: &Path, words: &[&str]| {
+            let mut command = Command::new(PROGRAM);
+            command.stdin(Stdio::null()).env("TMPDIR", &tmp).arg("run").arg("--run-dir").arg(run_dir);
+            command.arg("--state-dir").arg(cli.dirs.state()).arg("--image").arg(&archive).args(words);
+            command
+        };
+        let run = |words: &[&str]| on(cli.dirs.run(), words);
+
+        // Its container goes on, and has its root.
+        let script = "echo ready; exec sleep 98764";
+        let (mut killed, _out) =
+            ready(run(&["--name", "orphan"]).args(["sh", "-c", script]).stderr(Stdio::null()));
+        assert_eq!(left(), 1);
+        // That of another runtime may be in use for all that this one knows, and that of a living run is.
+        let other = dir.path().join("other");
+        std::fs::create_dir(&other).unwrap();
+        is(&run(&["true"]).output().unwrap(), 0, "");
+        assert_eq!(left(), 1);
+        killed.kill().unwrap();
+        let _ = killed.wait().unwrap();
+        is(&run(&["true"]).output().unwrap(), 0, "");
+        assert_eq!(left(), 1);
+        is(&cli.verb("exec").args(["orphan", "cat", "/etc/os-release"]).output().unwrap(), 0, OS_RELEASE);
+
+        is(&cli.verb("delete").arg("orphan").output().unwrap(), 0, "");
+        assert_eq!(left(), 1);
+        is(&on(&other, &["true"]).output().unwrap(), 0, "");
+        assert_eq!(left(), 1);
+        is(&run(&["true"]).output().unwrap(), 0, "");
+        assert_eq!(left(), 0);
+
+        // Killed while it unpacks.
+        let fifo = dir.path().join("fifo");
+        assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+        let mut waiting = cli.verb("run");
+        let mut child = waiting.env("TMPDIR", &tmp).arg("--image").arg(&fifo).arg("true").spawn().unwrap();
+        let mut pipe = std::fs::OpenOptions::new().write(true).open(&fifo).unwrap();
+        let bytes = std::fs::read(&archive).unwrap();
+        pipe.write_all(&bytes[..bytes.len() / 2]).unwrap();
+        support::until(SOON, "one is left", || left() == 1);
+        is(&run(&["true"]).output().unwrap(), 0, "");
+        assert_eq!(left(), 1);
+        child.kill().unwrap();
+        let _ = child.wait().unwrap();
+        is(&run(&["true"]).output().unwrap(), 0, "");
+        assert_eq!(left(), 0);
+    });
 }

@@ -1,5 +1,3 @@
-#![expect(clippy::print_stderr, reason = "a skipped test says so")]
-
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::process::{Child, Command, Stdio};
@@ -17,7 +15,7 @@ impl Held {
     /// `None`, and said so, where this user may not have such a namespace.
     fn new(map: &IdMap) -> Option<(Self, Namespace)> {
         if !rustix::process::geteuid().is_root() {
-            eprintln!("skipped: idmapped mounts need root");
+            support::skip("idmapped mounts need root");
             return None;
         }
         let child = Command::new("unshare")
@@ -28,7 +26,7 @@ impl Held {
         let held = match child {
             Ok(child) => Self(child),
             Err(e) => {
-                eprintln!("skipped: unshare does not run: {e}");
+                support::skip(format!("unshare does not run: {e}"));
                 return None;
             }
         };
@@ -68,7 +66,7 @@ fn tree_of(path: &Path) -> OwnedFd {
 fn supports_here(path: &Path, ns: &Namespace) -> bool {
     let yes = MountProbe::new().supported(path, ns.as_fd()).unwrap();
     if !yes {
-        eprintln!("skipped: the file system of {} takes no map of owners", path.display());
+        support::skip(format!("the file system of {} takes no map of owners", path.display()));
     }
     yes
 }

@@ -4,6 +4,7 @@
 //! without following links; nothing that exists is opened for writing. What stands in the way of a later member is
 //! removed by its name.
 
+use std::collections::HashSet;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, XattrFlags};
@@ -13,9 +14,10 @@ use super::archive::{Archive, bad, shown};
 use super::content::{write, write_with_holes};
 use super::member::{Kind, Member, Meta};
 use super::names::{joined, path_buf, split};
-use super::options::{DeviceKind, Skipped, SkippedPart, UnpackDevices, UnpackIds, Unpacked};
+use super::options::{DeviceKind, Skipped, SkippedPart, UnpackDevices, UnpackIds, UnpackWhiteouts, Unpacked};
 use super::sparse::Map;
 use super::tree::{CLOSED, ROOT, Tree};
+use super::whiteout::{self, Hidden};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::raw::retry;
 
@@ -29,6 +31,10 @@ pub(super) struct Maker<'o> {
     pub(super) tree: Tree,
     pub(super) ids: &'o UnpackIds,
     pub(super) devices: UnpackDevices,
+    pub(super) whiteouts: UnpackWhiteouts,
+    pub(super) hidden: Hidden,
+    /// Directories that hide what is below them.
+    pub(super) opaque: HashSet<usize>,
     pub(super) done: Unpacked,
     /// The target's own mode, in case no member says another.
     pub(super) root_mode: Mode,
@@ -65,9 +71,12 @@ impl Maker<'_> {
                 _ => Err(bad("a member that is no directory has the name of the root")),
             };
         };
+        if self.whiteouts == UnpackWhiteouts::Overlay && whiteout::concerns(&names) {
+            return self.whiteout(&names, kind == Kind::Directory, archive);
+        }
         self.go(way, archive)?;
         match kind {
-            Kind::Directory => return self.directory(name, meta),
+            Kind::Directory => return self.directory(name, meta, &names),
             Kind::File(map) => self.file(name, map.as_ref(), &meta, &names, archive)?,
             Kind::Symlink(to) => self.symlink(name, &to, &meta, &names)?,
             Kind::HardLink(to) => self.hard_link(name, &to, &names)?,
@@ -83,13 +92,15 @@ impl Maker<'_> {
     }
 
     /// Goes to the directory of a member, and makes those on the way that are not there.
-    fn go(&mut self, way: &[&[u8]], archive: &mut Archive<'_, '_>) -> Result<()> {
-        for name in &way[self.tree.turn_to(way)..] {
+    pub(super) fn go(&mut self, way: &[&[u8]], archive: &mut Archive<'_, '_>) -> Result<()> {
+        let first = self.tree.turn_to(way);
+        for (depth, name) in way.iter().enumerate().skip(first) {
             let here = self.tree.here();
             let node = match self.tree.child(here, name) {
                 Some(node) => node,
                 None => {
                     archive.input.watch.member()?;
+                    let hides = self.uncover(name)?;
                     let dir = self.tree.fd().map_err(opening)?;
                     match retry(|| rustix::fs::mkdirat(dir, *name, CLOSED)) {
                         Ok(()) => {}
@@ -98,7 +109,11 @@ impl Maker<'_> {
                         }
                         Err(e) => return Err(Error::sys("make a directory", e)),
                     }
-                    self.tree.add(here, name)?
+                    let node = self.tree.add(here, name)?;
+                    if hides {
+                        self.set_opaque(node, &way[..=depth])?;
+                    }
+                    node
                 }
             };
             self.tree.go_into(node);
@@ -129,7 +144,12 @@ impl Maker<'_> {
         let flags = if known { AtFlags::REMOVEDIR } else { AtFlags::empty() };
         let dir = self.tree.fd().map_err(opening)?;
         match retry(|| rustix::fs::unlinkat(dir, name, flags)) {
-            Ok(()) => self.tree.remove(here, name),
+            Ok(()) => {
+                self.tree.remove(here, name);
+                if !self.hidden.is_empty() {
+                    self.hidden.remove(&(here, name.into()));
+                }
+            }
             Err(Errno::NOENT) => {}
             Err(Errno::NOTEMPTY | Errno::EXIST) if known => {
                 return Err(bad("it would replace a directory that is not empty"));
@@ -139,13 +159,18 @@ impl Maker<'_> {
         Ok(())
     }
 
-    fn directory(&mut self, name: &[u8], meta: Meta) -> Result<()> {
+    fn directory(&mut self, name: &[u8], meta: Meta, names: &[&[u8]]) -> Result<()> {
         let here = self.tree.here();
         let node = match self.tree.child(here, name) {
             Some(node) => node,
             None => {
+                let hides = self.uncover(name)?;
                 self.create("make a directory", name, |dir| rustix::fs::mkdirat(dir, name, CLOSED))?;
-                self.tree.add(here, name)?
+                let node = self.tree.add(here, name)?;
+                if hides {
+                    self.set_opaque(node, names)?;
+                }
+                node
             }
         };
         self.tree.set_meta(node, meta)
@@ -188,6 +213,9 @@ impl Maker<'_> {
         let Some(parent) = self.tree.find(way) else { return Err(missing()) };
         if self.tree.child(parent, last).is_some() {
             return Err(bad("it is a hard link to a directory"));
+        }
+        if !self.hidden.is_empty() && self.hidden.contains(&(parent, (*last).into())) {
+            return Err(missing());
         }
         if target == names {
             // A name linked to itself stays, if it is there.
@@ -325,7 +353,7 @@ impl Maker<'_> {
         }
     }
 
-    fn skip(&mut self, names: &[&[u8]], what: SkippedPart, errno: Option<i32>) {
+    pub(super) fn skip(&mut self, names: &[&[u8]], what: SkippedPart, errno: Option<i32>) {
         self.done.skipped_total += 1;
         if self.done.skipped.len() < Unpacked::MAX_SKIPPED {
             self.done.skipped.push(Skipped { path: path_buf(names), what, errno });
@@ -342,6 +370,8 @@ impl Maker<'_> {
     /// Sets what was put off: the directories' own owners, modes and times, each after those in it.
     pub(super) fn finish(&mut self) -> Result<()> {
         self.done.directories = self.tree.count() as u64;
+        self.done.whiteouts = self.hidden.len() as u64;
+        self.done.opaque = self.opaque.len() as u64;
         for node in self.tree.last_first() {
             let path = self.tree.path(node);
             let name_it = |e: Error| if e.what().is_some() { e } else { e.object(shown(&path)) };
@@ -376,7 +406,7 @@ const MISREAD: [&[u8]; 3] = [b"trusted.overlay.", b"user.overlay.", b"trusted.st
 
 const MAKE_NODE: &str = "make a device or a pipe";
 
-fn opening(errno: Errno) -> Error {
+pub(super) fn opening(errno: Errno) -> Error {
     let e = Error::sys("open a directory of the target", errno);
     match errno {
         Errno::LOOP | Errno::NOTDIR | Errno::NOENT | Errno::XDEV => {

@@ -5,10 +5,9 @@
 //! input     the archive's bytes: decompressed, counted          watch   limits, progress, cancellation
 //! archive   from header to header                               member, pax, sparse, number   what headers say
 //! make      members become files                                names, content
-//! tree      the target's directories, by descriptor
+//! tree      the target's directories, by descriptor            whiteout   what a layer hides of those below
 //! attrs     owners, capabilities and ACLs for an id map         clear   what a failure leaves is removed
 //! ```
-//! Layers of OCI images would come between `archive` and `make`: a whiteout is a member with a certain name.
 
 mod archive;
 mod attrs;
@@ -24,7 +23,9 @@ mod pax;
 mod sparse;
 mod tree;
 mod watch;
+mod whiteout;
 
+use std::collections::HashSet;
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
@@ -40,10 +41,11 @@ use input::Input;
 use make::Maker;
 pub use options::{
     Compression, DeviceKind, OnFailure, Progress, Skipped, SkippedPart, UnpackDevices, UnpackIds,
-    UnpackLimits, Unpacked,
+    UnpackLimits, UnpackWhiteouts, Unpacked,
 };
 use tree::{CLOSED, Tree};
 use watch::{Told, Watch};
+use whiteout::Hidden;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::raw::retry;
@@ -96,6 +98,7 @@ use crate::sys::raw::retry;
 pub struct Unpack<'a> {
     ids: UnpackIds,
     devices: UnpackDevices,
+    whiteouts: UnpackWhiteouts,
     limits: UnpackLimits,
     on_failure: OnFailure,
     progress: Option<Box<Told<'a>>>,
@@ -106,6 +109,7 @@ impl fmt::Debug for Unpack<'_> {
         f.debug_struct("Unpack")
             .field("ids", &self.ids)
             .field("devices", &self.devices)
+            .field("whiteouts", &self.whiteouts)
             .field("limits", &self.limits)
             .field("on_failure", &self.on_failure)
             .finish_non_exhaustive()
@@ -130,6 +134,26 @@ impl<'a> Unpack<'a> {
     #[must_use]
     pub fn devices(mut self, devices: UnpackDevices) -> Self {
         self.devices = devices;
+        self
+    }
+
+    /// What is done with the whiteouts of an image's layer.
+    ///
+    /// ```no_run
+    /// use stockade::Rootfs;
+    /// use stockade::rootfs::{Unpack, UnpackWhiteouts};
+    ///
+    /// for layer in ["base", "update"] {
+    ///     let archive = format!("/srv/{layer}.tar.gz");
+    ///     Unpack::new().whiteouts(UnpackWhiteouts::Overlay).run_file(archive, format!("/srv/layers/{layer}"))?;
+    /// }
+    /// let root = Rootfs::overlay(["/srv/layers/update", "/srv/layers/base"]);
+    /// # drop(root);
+    /// # Ok::<(), stockade::Error>(())
+    /// ```
+    #[must_use]
+    pub fn whiteouts(mut self, whiteouts: UnpackWhiteouts) -> Self {
+        self.whiteouts = whiteouts;
         self
     }
 
@@ -211,7 +235,7 @@ impl<'a> Unpack<'a> {
 
     fn unpack(self, archive: impl Read + Send, total: Option<u64>, path: &Path) -> Result<Unpacked> {
         let named = |e: Error| e.with_op("unpack");
-        let Self { ids, devices, limits, on_failure, progress } = self;
+        let Self { ids, devices, whiteouts, limits, on_failure, progress } = self;
         let target = Target::open(path).map_err(named)?;
         let state = Progress { total, ..Progress::default() };
         let watch = Watch { limits, progress, state };
@@ -220,7 +244,16 @@ impl<'a> Unpack<'a> {
                 let input = Input::open(archive, scope, watch)?;
                 let done = empty_result(input.compression());
                 let tree = Tree::new(root);
-                let mut maker = Maker { tree, ids: &ids, devices, done, root_mode: target.mode };
+                let mut maker = Maker {
+                    tree,
+                    ids: &ids,
+                    devices,
+                    whiteouts,
+                    hidden: Hidden::new(),
+                    opaque: HashSet::new(),
+                    done,
+                    root_mode: target.mode,
+                };
                 let mut archive = Archive::new(input);
                 while let Some(member) = archive.next()? {
                     maker.make(member, &mut archive)?;
@@ -246,6 +279,9 @@ fn empty_result(compression: Compression) -> Unpacked {
         hard_links: 0,
         devices: 0,
         fifos: 0,
+        whiteouts: 0,
+        opaque: 0,
+        opaque_root: false,
         written: 0,
         archive: 0,
         skipped: Vec::new(),

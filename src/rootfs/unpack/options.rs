@@ -37,6 +37,24 @@ pub enum UnpackDevices {
     List,
 }
 
+/// What is done with the whiteouts of an image's layer: members whose names begin with `.wh.` and which say what of
+/// the layers below is not there any more (OCI image specification, `layer.md`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum UnpackWhiteouts {
+    /// They are files like any other: right for archives that are no layers.
+    #[default]
+    Plain,
+    /// They become those of overlayfs, so that the target can be a lower layer of
+    /// [`Rootfs::overlay`](crate::rootfs::Rootfs::overlay): `.wh.NAME` a character device 0/0 called NAME (for which no
+    /// privilege is needed), `.wh..wh..opq` the attributes `trusted.overlay.opaque` and `user.overlay.opaque` of its
+    /// directory. One that the file system or the lack of `CAP_SYS_ADMIN` does not permit is left out and listed; where
+    /// neither is permitted, that is an error. Nothing of the layer itself is hidden, wherever in the archive the
+    /// whiteout stands: a directory that comes with a whiteout of its own name is made opaque. Other names with
+    /// `.wh..wh.` are left out.
+    Overlay,
+}
+
 /// What a failed or cancelled unpacking leaves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -138,6 +156,12 @@ pub struct Unpacked {
     pub devices: u64,
     /// Named pipes.
     pub fifos: u64,
+    /// Whiteouts, with [`UnpackWhiteouts::Overlay`].
+    pub whiteouts: u64,
+    /// Directories below the target that hide what the layers below have in them, likewise.
+    pub opaque: u64,
+    /// The layer hides all layers below it, likewise: overlayfs has no mark for that, so leave those out.
+    pub opaque_root: bool,
     /// Bytes written into files.
     pub written: u64,
     /// Size of the archive in bytes, as it was read.

@@ -163,7 +163,8 @@ impl Tree {
         Ok(())
     }
 
-    fn remember(&mut self, bytes: usize) -> Result<()> {
+    /// Counts what is kept until the end.
+    pub(super) fn remember(&mut self, bytes: usize) -> Result<()> {
         self.memory = self.memory.saturating_add(bytes);
         if self.memory > MAX_MEMORY {
             return Err(Error::new(ErrorKind::Exhausted, "unpack the archive")
