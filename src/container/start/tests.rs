@@ -148,7 +148,6 @@ fn build(place: &Place, case: Case) -> Result<Built> {
         groups: host.set_groups(),
         cgroup: None,
         payload: None,
-        payload: None,
         joins: Vec::new(),
         upper: Some(upper),
         runtime_dirs: [Path::new("/var/lib/stockade"), Path::new("/run/stockade")],
