@@ -1,5 +1,6 @@
 //! Where the instances' cgroups go: what is delegated, the leaf for the host, and containers that make cgroups of their
 //! own. What needs controllers of v2 runs in the lane, where the tests may change the tree.
+#![allow(clippy::print_stderr, clippy::print_stdout)]
 
 mod cgroup_util;
 
@@ -53,11 +54,13 @@ fn read(path: impl AsRef<Path>) -> String {
 
 #[test]
 fn the_report_ends_at_the_cgroup_and_is_printable() {
-    let Some(leaf) = Leaf::new() else { return };
+    let Some(mut leaf) = Leaf::new() else { return };
     let h = Hierarchy::detect().unwrap();
+    let pid = leaf.run("exec sleep 1000");
     let found = h.delegation_of(&leaf).unwrap();
     let last = found.levels.last().unwrap();
-    assert_eq!((&*last.path, last.kind, last.processes.len()), (leaf.path(), CgroupKind::Domain, 0));
+    assert_eq!((&*last.path, last.kind, &*last.processes), (leaf.path(), CgroupKind::Domain, &[pid][..]));
+    assert!(found.attainable().is_empty(), "{found}");
     assert_ne!(found.boundary, Boundary::None);
     let text = found.to_string();
     assert!(text.contains(leaf.path().to_str().unwrap()) && text.contains("instances can have: "), "{text}");
@@ -207,7 +210,7 @@ fn the_host_moves_into_a_leaf_only_when_asked_and_back() {
         let Some(leaf) = Leaf::new() else { return };
         let deep = leaf.create_child("deep").unwrap();
         eprint!("{}", again(name, "move", deep.path(), 0, ""));
-        assert_eq!(deep.procs().unwrap(), []);
+        assert!(deep.procs().unwrap().is_empty());
         return;
     }
     let dirs = support::private_dirs();
@@ -257,6 +260,11 @@ fn the_host_moves_into_a_leaf_only_when_asked_and_back() {
     assert_eq!(read(at.join("cgroup.subtree_control")), "");
 }
 
+/// As the kernel lists words: none is no line.
+fn line(words: &str) -> String {
+    if words.is_empty() { String::new() } else { format!("{words}\n") }
+}
+
 /// What a container's root tries on a cgroup of its own.
 fn delegated(config: ContainerBuilder, kind: &str) {
     let dirs = support::private_dirs();
@@ -272,7 +280,7 @@ fn delegated(config: ContainerBuilder, kind: &str) {
          for c in $(cat cgroup.controllers); do echo +$c > cgroup.subtree_control || exit 5; done
          echo $$ > sub/cgroup.procs && cat sub/cgroup.controllers && cat /proc/1/cgroup | grep ^0::",
     );
-    assert_eq!(text, format!("0::/stockade.exec\n{given}\n0::/init\n"), "{kind}");
+    assert_eq!(text, format!("0::/stockade.exec\n{}0::/init\n", line(&given)), "{kind}");
     // Commands still find a place, now that its root may hold no process.
     assert_eq!(sh(&c, "grep ^0:: /proc/self/cgroup"), "0::/stockade.exec\n");
     // Whatever it writes, its limits are above what it sees.

@@ -1,5 +1,6 @@
 //! Scopes of systemd's, asked of a real one: Debian's, booted as a container. The runtime that asks is another, in a
 //! process of this test program inside.
+#![allow(clippy::print_stderr, clippy::print_stdout)]
 
 use std::fs;
 use std::os::unix::net::UnixListener;

@@ -49,10 +49,14 @@ pub(super) fn for_exec(leaf: &Cgroup, config: &ContainerConfig) -> Result<Option
 }
 
 impl Container {
-    /// Gives the instances' cgroups all controllers that they can have.
-    pub(super) fn enable_all_controllers(&self) -> Result<()> {
+    /// Gives the instances' cgroups all controllers that the one above them has and can give: nothing further up is
+    /// changed for what the container may never use.
+    pub(super) fn enable_for_payload(&self) -> Result<()> {
         let host = &self.runtime.inner().host;
-        host.enable_controllers(&host.delegation()?.attainable())
+        let mut all = host.delegation()?.attainable();
+        let has = host.cgroup()?.controllers()?;
+        all.retain(|c| has.contains(c));
+        host.enable_controllers(&all)
     }
 }
 

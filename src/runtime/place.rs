@@ -35,9 +35,9 @@ pub enum Placement {
     /// `stockade-host`. Nothing is moved in the root of the hierarchy, which may hold processes and give controllers.
     ///
     /// Fails where any other process is in the cgroup, children of this one included. What this process starts later is
-    /// in the leaf with it. [`Runtime::close`](super::Runtime::close), or the last drop, moves it back and removes the
-    /// leaf if nothing else is left in the cgroup; while instances run it stays, and another runtime of this process
-    /// goes on from there.
+    /// in the leaf with it. When the runtime is closed, and the last handle of an instance dropped, it is moved back and
+    /// the leaf removed if nothing else is left in the cgroup; while instances run it stays, and another runtime of this
+    /// process goes on from there.
     ///
     /// A systemd service whose containers outlive its restart wants `DelegateSubgroup=` instead: systemd cannot start
     /// it again in a cgroup that gives controllers.

@@ -37,7 +37,7 @@ use super::tail::{Settings, Tail};
 use crate::caps::{CapSet, Capability};
 use crate::cgroup::{Cgroup, Skipped};
 use crate::error::{Error, ErrorKind, Result};
-use crate::idmap::{self, IdMap, SetGroups};
+use crate::idmap::{self, IdMap, InnerGid, SetGroups};
 use crate::namespaces::{Namespace, NamespaceKind};
 use crate::op::{Cancel, Deadline};
 use crate::process::Resource;
@@ -45,6 +45,9 @@ use crate::rootfs::Rootfs;
 use crate::runtime::Host;
 use crate::spawn::Fault;
 use crate::spawn::{Child, Plan, Running, Spec, Started, Strategy, launch};
+
+/// Group `tty`, who owns terminals.
+const TTY: InnerGid = InnerGid::new(5);
 
 /// Everything that a start needs to know.
 #[derive(Debug)]
@@ -232,8 +235,14 @@ impl Request<'_> {
             EtcFile::Content(text) => Some((name, text.clone().into_bytes())),
             _ => None,
         });
+        // A single id may be mapped by root too: of a namespace that has no range to give away.
+        let tty_group = match self.users {
+            UserNamespace::New(map) => map.gid_to_host(TTY).is_some(),
+            _ => users != Users::Single,
+        };
         Ok(Parts {
             users,
+            tty_group,
             root,
             mounts,
             hidden: self.hidden(),

@@ -78,7 +78,7 @@ pub(super) enum Users {
     Host,
     /// One in which all groups may be set.
     Mapped,
-    /// One of a single id, where setgroups(2) is denied and group `tty` has no number.
+    /// One where setgroups(2) is denied.
     Single,
 }
 
@@ -86,6 +86,8 @@ pub(super) enum Users {
 #[derive(Debug)]
 pub(super) struct Parts {
     pub(super) users: Users,
+    /// Group `tty` (5) has a number there.
+    pub(super) tty_group: bool,
     pub(super) root: Root,
     /// The caller's mounts, in order: a bind's tree, or nothing for a tmpfs.
     pub(super) mounts: Vec<Option<(Tree, bool)>>,

@@ -219,7 +219,7 @@ impl Container {
         let parent = inner.host.cgroup()?;
         let name = self.cgroup_name();
         if config.cgroup == CgroupConfig::Delegated
-            && let Err(e) = self.enable_all_controllers()
+            && let Err(e) = self.enable_for_payload()
             && config.enforce == Enforce::Required
         {
             return Err(e);

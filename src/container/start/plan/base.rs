@@ -2,7 +2,7 @@
 
 use rustix::mount::MountFlags;
 
-use super::{AT_RECURSIVE, Builder, Users};
+use super::{AT_RECURSIVE, Builder};
 use crate::container::config::CgroupConfig;
 use crate::namespaces::{NamespaceKind, NamespaceSource};
 use crate::rootfs::standard::{self as std_fs, INERT};
@@ -19,7 +19,7 @@ impl Builder<'_> {
             target: "/dev/pts",
             fstype: "devpts",
             flags: std_fs::PTS_FLAGS,
-            data: if self.parts.users == Users::Single { std_fs::PTS_DATA } else { std_fs::PTS_DATA_GROUP },
+            data: if self.parts.tty_group { std_fs::PTS_DATA_GROUP } else { std_fs::PTS_DATA },
         });
         self.plan.mount(&Mount {
             what: "mount /dev/shm",
