@@ -171,9 +171,19 @@ fn a_runtime_in_a_scope_of_systemd() {
     again.close();
     assert_eq!(property("ActiveState"), "active");
 
-    // One that is not delegated is nobody's to use.
+    // One that is not delegated is nobody's to use; one that is systemd's own is refused.
+    let mut plain = Command::new("systemd-run");
+    plain.args(["--quiet", "--scope", "--unit=plain", "--slice=machine.slice", "sleep", "1000"]);
+    let mut plain = plain.spawn().unwrap();
+    until(SOON, "the other scope", || systemctl(&["is-active", "plain.scope"]).trim() == "active");
+    let text = |e: &stockade::Error| format!("{e} {:?}", std::error::Error::source(e));
+    let e = open(&other, scope().name("plain.scope")).unwrap_err();
+    assert!(text(&e).contains("not delegated"), "{e:?}");
+    assert_eq!(e.kind(), ErrorKind::InvalidState);
+    plain.kill().unwrap();
+    plain.wait().unwrap();
     let e = open(&other, scope().name("init.scope")).unwrap_err();
-    assert!(format!("{e} {:?}", std::error::Error::source(&e)).contains("not delegated"), "{e:?}");
+    assert!(e.kind() == ErrorKind::InvalidConfig && text(&e).contains("init.scope"), "{e:?}");
 
     web.stop().unwrap();
     drop(web);

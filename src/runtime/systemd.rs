@@ -346,7 +346,9 @@ impl Ask<'_> {
                 .hint(INSTEAD)
                 .with_source(e);
         }
-        Error::new(ErrorKind::Kernel, STEP).object(self.name).with_source(e)
+        let kind =
+            if name.ends_with("InvalidArgs") { ErrorKind::InvalidConfig } else { ErrorKind::InvalidState };
+        Error::new(kind, STEP).object(self.name).detail("systemd refuses").with_source(e)
     }
 }
 
