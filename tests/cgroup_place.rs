@@ -28,6 +28,8 @@ fn again(test: &str, part: &str, cgroup: &Path, uid: u32, setup: &str) -> String
     let mut shell = Command::new("unshare");
     shell.args(["-m", "--propagation", "private", "sh", "-c", &script, "sh"]);
     if uid != 0 {
+        // That of the caller may be his alone.
+        shell.env_remove("TMPDIR");
         let ids = uid.to_string();
         shell.args(["setpriv", "--reuid", &ids, "--regid", &ids, "--clear-groups"]);
     }
