@@ -3,9 +3,13 @@
 //!
 //! `bench_driver ROW`, where ROW is `stockade` (privileged, what the floor program does), `stockade_userns` (the
 //! same in a user namespace of its own, which is the default), `stockade_pool` and `stockade_userns_pool` (from a
-//! prewarmed sandbox), `stockade_500` (beside 500 running containers), `stockade_mounts` (on a host with 1,000
+//! prewarmed sandbox), `stockade_networks` (into a prewarmed network namespace), `stockade_mounts` (on a host with 1,000
 //! mounts, from the spawner thread), `stockade_2gib` and `stockade_1gib` (the first one from a host with 1 GiB
-//! resident in 4 KiB pages) or `exec` (a command in a running container).
+//! resident in 4 KiB pages), `exec` (a command in a running container) or `throughput` (the mean of a loop of as many
+//! runs as `STOCKADE_BENCH_LOOP` says). A second figure is the time from the call of `create`, or of `exec`, until the
+//! call returns that waits for the program's execve: the socket that execve closes has ended by then.
+//!
+//! `neighbours` is none of them: it keeps as many containers running as the line says.
 
 use std::error::Error;
 use std::io::{BufRead, Write};
@@ -53,20 +57,57 @@ fn full_run(rt: &Runtime, privileged: bool) -> Result<(f64, f64)> {
     Ok((total.as_secs_f64() * 1e6, to_exec.as_secs_f64() * 1e6))
 }
 
-/// Sandboxes that are kept ready.
+/// Sandboxes, or network namespaces, that are kept ready.
 const POOL: usize = 3;
 
-/// A run from a sandbox, once the pool's thread is done with making it: it would take the processor away.
+/// A run from a sandbox.
 fn pooled_run(rt: &Runtime, privileged: bool) -> Result<(f64, f64)> {
     let config = config("template", privileged)?.build()?;
+    full(|| rt.prewarmed(&config))?;
+    full_run(rt, privileged)
+}
+
+/// Waits until a pool's thread is done with making what was taken: it would take the processor away.
+fn full(ready: impl Fn() -> usize) -> Result {
     for _ in 0..1000 {
-        if rt.prewarmed(&config) == POOL {
+        if ready() == POOL {
             std::thread::sleep(Duration::from_millis(2));
-            return full_run(rt, privileged);
+            return Ok(());
         }
         std::thread::sleep(Duration::from_millis(1));
     }
-    Err("the pool makes no sandbox".into())
+    Err("the pool is not filled".into())
+}
+
+/// Runs as fast as one thread can make them, and the mean of one.
+fn looped(rt: &Runtime) -> Result<(f64, f64)> {
+    let count: u32 = std::env::var("STOCKADE_BENCH_LOOP")?.parse()?;
+    let (start, mut to_exec) = (Instant::now(), 0.0);
+    for _ in 0..count {
+        to_exec += full_run(rt, true)?.1;
+    }
+    Ok((start.elapsed().as_secs_f64() * 1e6 / f64::from(count), to_exec / f64::from(count)))
+}
+
+/// Keeps as many containers running as each line of the input says, and answers when they run.
+fn neighbours(rt: &Runtime) -> Result {
+    let mut running = Vec::new();
+    for line in std::io::stdin().lock().lines() {
+        let wanted: usize = line?.trim().parse()?;
+        while running.len() > wanted {
+            let last: Option<Arc<Container>> = running.pop();
+            last.map_or(Ok(()), |c| c.stop())?;
+        }
+        while running.len() < wanted {
+            let config = config(&format!("n{}", running.len()), true)?;
+            let c = rt.create(config.args(["/bin/sleep", "100000"]).build()?)?;
+            c.start()?;
+            running.push(c);
+        }
+        writeln!(std::io::stdout(), "{wanted}")?;
+    }
+    running.iter().try_for_each(|c| c.stop())?;
+    Ok(())
 }
 
 fn exec_run(c: &Arc<Container>) -> Result<(f64, f64)> {
@@ -129,11 +170,8 @@ fn main() -> Result {
         .run_dir(dir.join("run"))
         .cgroup(env("STOCKADE_BENCH_CGROUP")?);
     let rt = if row == "stockade_mounts" { builder.spawner_thread() } else { builder }.open()?;
-    let mut neighbours = Vec::new();
-    for n in 0..if row == "stockade_500" { 500 } else { 0 } {
-        let c = rt.create(config(&format!("n{n}"), true)?.args(["/bin/sleep", "100000"]).build()?)?;
-        c.start()?;
-        neighbours.push(c);
+    if row == "neighbours" {
+        return neighbours(&rt);
     }
     let target = if row == "exec" {
         let c = rt.create(config("target", true)?.args(["/bin/sleep", "100000"]).build()?)?;
@@ -145,24 +183,27 @@ fn main() -> Result {
     if row.ends_with("_pool") {
         rt.prewarm(config("template", row == "stockade_pool")?.build()?, POOL)?;
     }
+    if row == "stockade_networks" {
+        rt.prewarm_networks(POOL)?;
+    }
     let (stdin, mut stdout) = (std::io::stdin().lock(), std::io::stdout());
     for line in stdin.lines() {
         line?;
         let (total, to_exec) = match (&*row, &target) {
             ("exec", Some(c)) => exec_run(c)?,
-            ("stockade" | "stockade_1gib" | "stockade_2gib" | "stockade_500" | "stockade_mounts", _) => {
-                full_run(&rt, true)?
-            }
+            ("stockade" | "stockade_1gib" | "stockade_2gib" | "stockade_mounts", _) => full_run(&rt, true)?,
+            ("throughput", _) => looped(&rt)?,
             ("stockade_userns", _) => full_run(&rt, false)?,
             ("stockade_pool", _) => pooled_run(&rt, true)?,
+            ("stockade_networks", _) => {
+                full(|| rt.prewarmed_networks())?;
+                full_run(&rt, true)?
+            }
             ("stockade_userns_pool", _) => pooled_run(&rt, false)?,
             _ => return Err(format!("unknown row `{row}`").into()),
         };
         writeln!(stdout, "{total:.1} {to_exec:.1}")?;
         stdout.flush()?;
-    }
-    for c in neighbours {
-        c.stop()?;
     }
     if let Some(c) = target {
         c.stop()?;

@@ -40,7 +40,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use stockade::cgroup::{Enforce, Hierarchy, Limit, Limits};
+use stockade::cgroup::{Enforce, Hierarchy, Limits};
 use stockade::container::{CgroupConfig, Container};
 use stockade::instance::{DeleteMode, DeleteOptions, StartOptions, Stdio, WaitOptions};
 use stockade::process::Resource;
@@ -298,9 +298,7 @@ impl Server {
         if self.cgroup == CgroupConfig::None {
             return builder.build();
         }
-        let mut limits = Limits::default();
-        limits.pids_max = Some(Limit::Value(128));
-        limits.memory_max = Some(Limit::Value(1 << 30));
+        let limits = Limits::new().pids_max(128).memory_max(1 << 30);
         builder.limits(limits).enforce(Enforce::BestEffort).build()
     }
 

@@ -13,7 +13,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use stockade::cgroup::{Enforce, Hierarchy, Limit, Limits};
+use stockade::cgroup::{Enforce, Hierarchy, Limits};
 use stockade::container::{CgroupConfig, Container};
 use stockade::instance::{DeleteMode, DeleteOptions, ExecOptions, Stdio};
 use stockade::{ContainerConfig, ErrorKind, InstanceId, Rootfs, Runtime};
@@ -56,9 +56,7 @@ fn life(dir: &Path) -> Result {
     let mut config = ContainerConfig::builder("quickstart").rootfs(Rootfs::host()).args(["sleep", "1000"]);
     config = match &cgroup {
         Ok(()) => {
-            let mut limits = Limits::default();
-            limits.pids_max = Some(Limit::Value(64));
-            limits.memory_max = Some(Limit::Value(256 << 20));
+            let limits = Limits::new().pids_max(64).memory_max(256 << 20);
             config.limits(limits).enforce(Enforce::BestEffort)
         }
         Err(_) => config.cgroup(CgroupConfig::None),

@@ -76,6 +76,7 @@
 //! | a container with one id, the user's own | none, where the host allows user namespaces to everybody |
 //! | a [privileged](container::ContainerBuilder::privileged) container | root |
 //! | a cgroup of its own: freeze, limits, a stop that no fork bomb outruns | root, or a delegated cgroup; else [`CgroupConfig::None`](container::CgroupConfig::None) |
+//! | a [device policy](container::ContainerBuilder::devices), live or at the start | root of the first user namespace, and a kernel with `CONFIG_CGROUP_BPF`; else an error, or [a note](cgroup::Enforce::BestEffort) |
 //! | a limit | that the controller is on cgroup v2 and enabled above the container; else an error, or [a note](cgroup::Enforce::BestEffort) |
 //!
 //! | Linux | what it brings; older kernels get a fallback |
@@ -106,6 +107,7 @@
 //! |---|---|
 //! | `container` (default) | reserved: the container engine, which is always there at present |
 //! | `image` | [`Unpack`](rootfs::Unpack): root file systems from tar archives, plain or compressed by gzip, zstd, xz |
+//! | `systemd` | `Placement::SystemdScope`: a scope of systemd's for the instances' cgroups, over D-Bus |
 //! | `vm` | what is there of micro-VMs: so far, finding out whether this host can run them |
 #![deny(unsafe_code)]
 #![cfg(target_os = "linux")]
@@ -130,6 +132,9 @@ mod spawn;
 mod store;
 
 pub mod container;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod instance;
 mod runtime;
 #[cfg(feature = "vm")]

@@ -2,14 +2,16 @@
 //! set; where it does not (a hybrid host) the refusal is tested.
 #![allow(clippy::print_stderr)]
 
+mod cgroup_lane;
 mod cgroup_util;
 
 use std::fs;
 use std::time::Duration;
 
+use cgroup_lane::with_controllers;
 use cgroup_util::{Leaf, soon};
 use stockade::ErrorKind;
-use stockade::cgroup::{Cgroup, Controller, Enforce, Hierarchy, Limit, Limits, OomPolicy};
+use stockade::cgroup::{Cgroup, Controller, Enforce, Limit, Limits, OomPolicy};
 
 const NEEDED: [Controller; 2] = [Controller::Memory, Controller::Pids];
 
@@ -22,20 +24,6 @@ fn limits() -> Limits {
 
 fn file(c: &Cgroup, name: &str) -> String {
     fs::read_to_string(c.path().join(name)).unwrap().trim().to_owned()
-}
-
-/// A leaf that has the controllers. Only in the throw-away VM may the test change its own cgroup for it.
-fn with_controllers() -> Option<Leaf> {
-    if std::env::var_os("VM_LANE").is_some() {
-        Hierarchy::detect().unwrap().own().enable_controllers(&NEEDED).unwrap();
-    }
-    let leaf = Leaf::new()?;
-    let has = leaf.controllers().unwrap();
-    if NEEDED.iter().all(|c| has.contains(c)) {
-        return Some(leaf);
-    }
-    support::skip(format!("the test's cgroup gives its children only {has:?}, not {NEEDED:?}"));
-    None
 }
 
 #[test]
@@ -54,7 +42,7 @@ fn limits_without_their_controllers_are_refused_or_skipped() {
     }
 
     let skipped = bare.apply(&limits(), Enforce::BestEffort).unwrap();
-    assert_eq!(skipped.iter().map(|s| s.file).collect::<Vec<_>>(), ["pids.max", "memory.max"]);
+    assert_eq!(skipped.iter().map(|s| s.file.as_str()).collect::<Vec<_>>(), ["pids.max", "memory.max"]);
     assert!(skipped.iter().all(|s| s.reason.kind() == ErrorKind::Unsupported));
     assert_eq!(bare.set_oom_policy(OomPolicy::Cgroup).unwrap_err().kind(), ErrorKind::Unsupported);
     assert_eq!(bare.memory_events().unwrap(), None);
@@ -82,7 +70,7 @@ fn stats_have_what_the_host_counts() {
 
 #[test]
 fn limits_are_written_and_lifted() {
-    let Some(leaf) = with_controllers() else { return };
+    let Some(leaf) = with_controllers(&NEEDED) else { return };
     assert!(leaf.apply(&limits(), Enforce::Required).unwrap().is_empty());
     assert_eq!((file(&leaf, "pids.max"), file(&leaf, "memory.max")), ("7".into(), (32 << 20).to_string()));
 
@@ -102,7 +90,7 @@ fn limits_are_written_and_lifted() {
 
 #[test]
 fn pids_max_stops_a_fork() {
-    let Some(mut leaf) = with_controllers() else { return };
+    let Some(mut leaf) = with_controllers(&NEEDED) else { return };
     let mut one = Limits::default();
     one.pids_max = Some(Limit::Value(1));
     leaf.apply(&one, Enforce::Required).unwrap();
@@ -118,7 +106,7 @@ fn pids_max_stops_a_fork() {
 
 #[test]
 fn memory_max_kills_the_whole_cgroup_when_asked_to() {
-    let Some(mut leaf) = with_controllers() else { return };
+    let Some(mut leaf) = with_controllers(&NEEDED) else { return };
     leaf.apply(&limits(), Enforce::Required).unwrap();
     leaf.set_oom_policy(OomPolicy::Cgroup).unwrap();
     assert_eq!(file(&leaf, "memory.oom.group"), "1");
@@ -136,7 +124,7 @@ fn memory_max_kills_the_whole_cgroup_when_asked_to() {
 
 #[test]
 fn a_cgroup_with_processes_gives_its_children_no_controllers() {
-    let Some(mut leaf) = with_controllers() else { return };
+    let Some(mut leaf) = with_controllers(&NEEDED) else { return };
     leaf.run("exec sleep 60");
     let err = leaf.enable_controllers(&NEEDED).unwrap_err();
     assert_eq!((err.kind(), err.errno()), (ErrorKind::InvalidState, Some(16)));

@@ -14,7 +14,7 @@ const LAYERS: &[&[&str]] = &[
     &["namespaces", "cgroup", "idmap", "seccomp", "rootfs", "caps", "tty", "process"],
     &["spawn", "op", "store"],
     &["instance", "container", "vm", "runtime", "events"],
-    &["oci", "server"],
+    &["oci", "server", "fuzzing"],
 ];
 
 /// The layers in which a circle between modules is refused.

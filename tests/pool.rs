@@ -216,3 +216,99 @@ fn a_template_that_cannot_be_shared_is_refused() {
     assert_eq!(rt.prewarm(missing, 1).unwrap_err().kind(), ErrorKind::NotFound);
     assert!(parked().is_empty());
 }
+
+#[test]
+fn dropping_a_runtime_ends_a_pool_that_is_being_filled() {
+    let _serial = support::serial();
+    require_root!();
+    let _ = require_fixture!("busybox");
+    let before = HostSnapshot::take();
+    let dirs = support::private_dirs();
+    let open = || Runtime::builder().state_dir(dirs.state()).run_dir(dirs.run()).open().unwrap();
+    first_process(&open(), job("warm"), "true");
+    let leaks = dirs.leak_check();
+    for _ in 0..20 {
+        let rt = open();
+        rt.prewarm(job("template").build().unwrap(), 1).unwrap();
+        // Its only sandbox is taken, so the thread makes another one at once.
+        rt.create(job("a").build().unwrap()).unwrap().delete().unwrap();
+        drop(rt);
+        // The program could end now, and its threads with it.
+        assert!(parked().is_empty());
+        before.assert_unchanged();
+    }
+    leaks.assert_clean();
+}
+
+/// The network namespace of a container's first process.
+fn network(rt: &Runtime, builder: ContainerBuilder) -> String {
+    let (status, text) = first_process(rt, builder, "readlink /proc/self/ns/net; ls /sys/class/net; ip addr");
+    assert!(status.success() && text.contains("lo"), "{text}");
+    text.lines().next().unwrap().to_owned()
+}
+
+#[test]
+fn a_prewarmed_network_namespace_is_used_once() {
+    let _serial = support::serial();
+    require_root!();
+    let _ = require_fixture!("busybox");
+    let before = HostSnapshot::take();
+    let own = std::fs::read_link("/proc/self/ns/net").unwrap();
+    for thread in [false, true] {
+        let dirs = support::private_dirs();
+        let builder = Runtime::builder().state_dir(dirs.state()).run_dir(dirs.run());
+        let rt = if thread { builder.spawner_thread() } else { builder }.open().unwrap();
+        let (status, usual) = first_process(&rt, job("a").privileged(), LOOK);
+        assert!(status.success(), "{usual}");
+
+        assert_eq!(rt.prewarmed_networks(), 0);
+        rt.prewarm_networks(2).unwrap();
+        assert_eq!(rt.prewarmed_networks(), 2);
+        let (status, pooled) = first_process(&rt, job("a").privileged(), LOOK);
+        assert!(status.success(), "{pooled}");
+        assert_eq!(usual, pooled);
+        support::until(SOON, "there are two again", || rt.prewarmed_networks() == 2);
+
+        // All of them alive at a time, more than there are ready, and then others: no two share one.
+        let held: Vec<_> = (0..5)
+            .map(|n| {
+                let job = job(&format!("held{n}")).privileged().args(["sleep", "1000"]);
+                let c = rt.create(job.build().unwrap()).unwrap();
+                c.start().unwrap();
+                c
+            })
+            .collect();
+        let of_held = |c: &std::sync::Arc<Container>| {
+            let look = ExecOptions::new(["readlink", "/proc/self/ns/net"]).stdout(Stdio::Piped);
+            String::from_utf8(c.exec(look).unwrap().output().unwrap().stdout).unwrap().trim().to_owned()
+        };
+        let mut seen: Vec<String> = held.iter().map(of_held).collect();
+        support::until(SOON, "there are two again", || rt.prewarmed_networks() == 2);
+        seen.extend((0..3).map(|n| network(&rt, job(&format!("n{n}")).privileged())));
+        seen.push(own.to_string_lossy().into_owned());
+        for (i, one) in seen.iter().take(6).enumerate() {
+            assert!(!seen[i + 1..].contains(one), "{one} twice: {seen:?}");
+        }
+
+        // One that a container fails to start in is gone; those that have no use for one take none.
+        support::until(SOON, "there are two again", || rt.prewarmed_networks() == 2);
+        network(&rt, job("users"));
+        let shared = job("shared").privileged().network(stockade::container::Network::Host);
+        let (_, text) = first_process(&rt, shared, "readlink /proc/self/ns/net");
+        assert_eq!(std::path::Path::new(text.trim()), own);
+        assert_eq!(rt.prewarmed_networks(), 2);
+
+        rt.prewarm_networks(1).unwrap();
+        assert_eq!(rt.prewarmed_networks(), 1);
+        rt.prewarm_networks(0).unwrap();
+        assert_eq!(rt.prewarmed_networks(), 0);
+        network(&rt, job("none").privileged());
+        rt.prewarm_networks(3).unwrap();
+        for c in held {
+            c.stop().unwrap();
+        }
+        rt.close();
+        assert_eq!(std::fs::read_link("/proc/thread-self/ns/net").unwrap(), own);
+        before.assert_unchanged();
+    }
+}

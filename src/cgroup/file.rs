@@ -1,11 +1,16 @@
 //! Reading and writing a cgroup's interface files.
 
+use std::os::fd::AsFd;
+
+use rustix::fs::{Dir, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::DELEGATION;
 use super::group::Cgroup;
+use super::setting::Files;
+use super::{Controller, DELEGATION};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::fd::{read_at, write_at};
+use crate::sys::raw::retry;
 
 /// More than any interface file holds, `cgroup.procs` of a full pid space included.
 const LIMIT: usize = 64 << 20;
@@ -47,6 +52,33 @@ impl Cgroup {
             Errno::NODEV => e.with_kind(ErrorKind::NotFound).detail("the cgroup was removed"),
             _ => e,
         }
+    }
+}
+
+impl Files for Cgroup {
+    fn get(&self, name: &str) -> Result<String> {
+        self.read(name)
+    }
+
+    fn put(&self, name: &str, value: &str) -> Result<()> {
+        self.write(name, value)
+    }
+
+    fn names(&self) -> Result<Vec<String>> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let names = || -> Result<Vec<String>, Errno> {
+            let dir = retry(|| rustix::fs::openat(self.as_fd(), ".", flags, Mode::empty()))?;
+            let mut names = Vec::new();
+            for entry in Dir::new(dir)? {
+                names.extend(entry?.file_name().to_str().ok().map(str::to_owned));
+            }
+            Ok(names)
+        };
+        names().map_err(|e| self.error("list the files of cgroup".to_owned(), "", e))
+    }
+
+    fn lacks(&self, controller: Controller, name: &str) -> Error {
+        self.missing(controller, name)
     }
 }
 

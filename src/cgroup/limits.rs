@@ -1,192 +1,302 @@
-//! Limits: what to write to which file, and writing it.
+//! [`Limits`]: all that can be set on a cgroup, typed.
 //!
-//! Each controller's file turns its part of [`Limits`] into [`Setting`]s; here they are only carried out.
+//! Each controller's file turns its part into [`Setting`]s, says what is wrong with it, and reads it back.
 
-use std::fmt;
+use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::group::Cgroup;
-use super::{Controller, memory, pids};
-use crate::error::{Error, ErrorKind, Result};
+use super::block::BlockDevice;
+use super::cpu::{CpuIdle, CpuMax, Percent};
+use super::cpuset::Partition;
+use super::dmem::DmemLimits;
+use super::hugetlb::{HugePageSize, HugetlbLimits};
+use super::idset::{CpuSet, NodeSet};
+use super::io::IoLimits;
+use super::limit::Limit;
+use super::memory::OomPolicy;
+use super::rdma::RdmaLimits;
+use super::setting::{Files, Problems, Setting, Settings};
+use super::{Controller, cpu, cpuset, dmem, hugetlb, io, memory, misc, pids, rdma};
+use crate::error::{Error, Result};
 
-/// A limit that a number sets or `max` lifts. In serde and JSON a number or the string `"max"`.
-///
-/// ```
-/// use stockade::cgroup::Limit;
-///
-/// assert_eq!(Limit::Max.to_string(), "max");
-/// assert_eq!(Limit::Value(512).to_string(), "512");
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(from = "LimitText", into = "LimitText")]
-pub enum Limit {
-    /// No limit.
-    Max,
-    /// At most this much, in the unit of the field.
-    Value(u64),
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(untagged)]
-enum LimitText {
-    Value(u64),
-    Word(Max),
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Max {
-    Max,
-}
-
-impl From<LimitText> for Limit {
-    fn from(t: LimitText) -> Self {
-        match t {
-            LimitText::Value(n) => Self::Value(n),
-            LimitText::Word(Max::Max) => Self::Max,
+macro_rules! limits {
+    (
+        $(#[$top:meta])*
+        pub struct Limits {
+            $($(#[$doc:meta])* $name:ident: $t:ty,)*
+            ---
+            $($(#[$map_doc:meta])* $map:ident($add:ident): $key:ty => $value:ty,)*
         }
+    ) => {
+        $(#[$top])*
+        pub struct Limits {
+            $(
+                $(#[$doc])*
+                #[serde(skip_serializing_if = "Option::is_none")]
+                pub $name: Option<$t>,
+            )*
+            $(
+                $(#[$map_doc])*
+                #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+                pub $map: BTreeMap<$key, $value>,
+            )*
+        }
+
+        impl Limits {
+            $(
+                #[doc = concat!("Sets [`", stringify!($name), "`](field@Self::", stringify!($name), ").")]
+                #[must_use]
+                pub fn $name(mut self, value: impl Into<$t>) -> Self {
+                    self.$name = Some(value.into());
+                    self
+                }
+            )*
+            $(
+                #[doc = concat!("Adds to [`", stringify!($map), "`](field@Self::", stringify!($map), ").")]
+                #[must_use]
+                pub fn $add(mut self, key: impl Into<$key>, value: impl Into<$value>) -> Self {
+                    self.$map.insert(key.into(), value.into());
+                    self
+                }
+            )*
+
+            /// These limits, with those of `patch` in place of their own: what `patch` does not name stays. Of a
+            /// device or resource that both name, what `patch` says of it.
+            #[must_use]
+            pub fn patched(&self, patch: &Self) -> Self {
+                let mut out = self.clone();
+                $(if patch.$name.is_some() { out.$name.clone_from(&patch.$name); })*
+                $(
+                    for (key, value) in &patch.$map {
+                        match out.$map.get_mut(key) {
+                            Some(old) => old.patch(value),
+                            None => drop(out.$map.insert(key.clone(), value.clone())),
+                        }
+                    }
+                )*
+                out
+            }
+        }
+    };
+}
+
+/// How the entry of a device or resource takes over what a patch says of it.
+pub(super) trait Patch {
+    fn patch(&mut self, by: &Self);
+}
+
+impl Patch for Limit {
+    fn patch(&mut self, by: &Self) {
+        *self = *by;
     }
 }
 
-impl From<Limit> for LimitText {
-    fn from(l: Limit) -> Self {
-        match l {
-            Limit::Max => Self::Word(Max::Max),
-            Limit::Value(n) => Self::Value(n),
+macro_rules! patch_fields {
+    ($t:ty { $($field:ident),* }) => {
+        impl crate::cgroup::limits::Patch for $t {
+            fn patch(&mut self, by: &Self) {
+                $(if by.$field.is_some() { self.$field.clone_from(&by.$field); })*
+            }
         }
-    }
+    };
 }
+pub(super) use patch_fields;
 
-impl fmt::Display for Limit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Max => f.write_str("max"),
-            Self::Value(n) => n.fmt(f),
-        }
+limits! {
+    /// Limits of a cgroup, named as the kernel's files are. `None` leaves a limit as it is; a new cgroup has none.
+    ///
+    /// Sizes are bytes, times [`Duration`]. What a limit means in detail stands in
+    /// `Documentation/admin-guide/cgroup-v2.rst` of the kernel.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use stockade::cgroup::{BlockDevice, CpuMax, IoLimits, Limits};
+    ///
+    /// let limits = Limits::new()
+    ///     .memory_max(512 << 20)
+    ///     .cpu_max(CpuMax::quota(Duration::from_millis(50), Duration::from_millis(100)))
+    ///     .pids_max(100)
+    ///     .io_device(BlockDevice::path("/var/lib/data"), IoLimits::new().write_bytes_max(10 << 20));
+    /// limits.check()?;
+    /// # Ok::<(), stockade::Error>(())
+    /// ```
+    #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    #[non_exhaustive]
+    pub struct Limits {
+        /// Share of the CPU beside its siblings (`cpu.weight`): 1 to 10,000, and 100 unless set. One that is idle
+        /// ([`cpu_idle`](field@Self::cpu_idle)) has none; its weight counts once it is not.
+        cpu_weight: u32,
+        /// CPU time in each period (`cpu.max`).
+        cpu_max: CpuMax,
+        /// Unused time of earlier periods that may be used on top of the quota (`cpu.max.burst`): at most the quota;
+        /// 0 for none.
+        cpu_max_burst: Duration,
+        /// Whether it gets CPU time only when nobody else wants it (`cpu.idle`, Linux 5.15).
+        cpu_idle: CpuIdle,
+        /// The least utilisation that its processes count with when the clock rate is chosen (`cpu.uclamp.min`, where
+        /// the kernel has `CONFIG_UCLAMP_TASK_GROUP`).
+        cpu_uclamp_min: Percent,
+        /// The highest one (`cpu.uclamp.max`); 100 % for no bound.
+        cpu_uclamp_max: Percent,
+
+        /// The CPUs that its processes may use (`cpuset.cpus`); the empty set for all that the parent has.
+        cpuset_cpus: CpuSet,
+        /// The memory nodes that its processes may use (`cpuset.mems`); the empty set for all that the parent has.
+        cpuset_mems: NodeSet,
+        /// Whether its CPUs are taken from its siblings (`cpuset.cpus.partition`; isolated: Linux 6.1).
+        cpuset_partition: Partition,
+
+        /// Bytes that are never reclaimed (`memory.min`); 0 for none.
+        memory_min: Limit,
+        /// Bytes that are reclaimed last (`memory.low`); 0 for none.
+        memory_low: Limit,
+        /// Bytes above which its processes are slowed and its memory is reclaimed (`memory.high`).
+        memory_high: Limit,
+        /// Memory in bytes, descendants, page cache and kernel memory included (`memory.max`), rounded down to
+        /// whole pages by the kernel: what cannot be reclaimed above it is met by the OOM killer.
+        memory_max: Limit,
+        /// Bytes of swap above which its processes are slowed (`memory.swap.high`).
+        memory_swap_high: Limit,
+        /// Bytes of swap (`memory.swap.max`); 0 for none.
+        memory_swap_max: Limit,
+        /// Bytes of compressed swap in memory (`memory.zswap.max`); 0 for none.
+        memory_zswap_max: Limit,
+        /// Whom the OOM killer ends (`memory.oom.group`).
+        memory_oom_group: OomPolicy,
+
+        /// Share of the block devices beside its siblings (`io.weight`): 1 to 10,000, and 100 unless set. Takes
+        /// effect where the device has a cost model (`io.cost.qos`).
+        io_weight: u32,
+
+        /// Processes and threads together, descendants included (`pids.max`): above it `fork(2)` fails with
+        /// `EAGAIN`. At most 4,194,304.
+        pids_max: Limit,
+        ---
+        /// Limits for a block device (`io.max`, `io.weight`, `io.latency`).
+        io_devices(io_device): BlockDevice => IoLimits,
+        /// Limits of huge pages of a size (`hugetlb.SIZE.max`, `hugetlb.SIZE.rsvd.max`).
+        hugetlb(huge_pages): HugePageSize => HugetlbLimits,
+        /// Limits for an RDMA device by its name, such as `mlx5_0` (`rdma.max`).
+        rdma(rdma_device): String => RdmaLimits,
+        /// Limits of a resource of the host by its name, such as `sev` (`misc.max`).
+        misc(misc_resource): String => Limit,
+        /// Limits for a region of device memory by its name (`dmem.min`, `dmem.low`, `dmem.max`; Linux 6.14).
+        dmem(dmem_region): String => DmemLimits,
     }
-}
-
-/// Limits of a cgroup. `None` leaves a limit as it is; a new cgroup has none.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-#[non_exhaustive]
-pub struct Limits {
-    /// Processes and threads together, descendants included (`pids.max`): above it `fork(2)` fails with
-    /// `EAGAIN`. At most 4,194,304.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub pids_max: Option<Limit>,
-    /// Memory in bytes, descendants, page cache and kernel memory included (`memory.max`), rounded down to
-    /// whole pages by the kernel: what cannot be reclaimed above it is met by the OOM killer.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub memory_max: Option<Limit>,
 }
 
 impl Limits {
-    /// The controllers that the cgroup must have for these limits.
+    /// No limits: the same as `default()`.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Whether none is set.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The controllers that the cgroup must have for these limits, by name.
     pub fn controllers(&self) -> Vec<Controller> {
-        let mut out: Vec<Controller> = self.settings().iter().map(|s| s.controller).collect();
-        out.sort_unstable();
-        out.dedup();
-        out
+        let some = |wanted: bool, controller| wanted.then_some(controller);
+        let cpu = self.cpu_weight.is_some()
+            || self.cpu_max.is_some()
+            || self.cpu_max_burst.is_some()
+            || self.cpu_idle.is_some()
+            || self.cpu_uclamp_min.is_some()
+            || self.cpu_uclamp_max.is_some();
+        let cpuset =
+            self.cpuset_cpus.is_some() || self.cpuset_mems.is_some() || self.cpuset_partition.is_some();
+        let sizes = [
+            self.memory_min,
+            self.memory_low,
+            self.memory_high,
+            self.memory_max,
+            self.memory_swap_high,
+            self.memory_swap_max,
+            self.memory_zswap_max,
+        ];
+        let memory = sizes.iter().any(Option::is_some) || self.memory_oom_group.is_some();
+        [
+            some(cpu, Controller::Cpu),
+            some(cpuset, Controller::Cpuset),
+            some(!self.dmem.is_empty(), Controller::Dmem),
+            some(!self.hugetlb.is_empty(), Controller::Hugetlb),
+            some(self.io_weight.is_some() || !self.io_devices.is_empty(), Controller::Io),
+            some(memory, Controller::Memory),
+            some(!self.misc.is_empty(), Controller::Misc),
+            some(self.pids_max.is_some(), Controller::Pids),
+            some(!self.rdma.is_empty(), Controller::Rdma),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
     }
 
-    fn settings(&self) -> Vec<Setting> {
-        let mut out = Vec::new();
-        pids::settings(self, &mut out);
-        memory::settings(self, &mut out);
-        out
-    }
-}
-
-/// One write to one file.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Setting {
-    pub(super) controller: Controller,
-    pub(super) file: &'static str,
-    pub(super) value: String,
-}
-
-/// What to do about a limit that cannot be set here.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum Enforce {
-    /// Fail.
-    #[default]
-    Required,
-    /// Go on without it, and say so in the result. A value that the kernel refuses fails all the same.
-    BestEffort,
-}
-
-/// A limit that was not set.
-#[derive(Debug)]
-#[non_exhaustive]
-pub struct Skipped {
-    /// The file, such as `memory.max`.
-    pub file: &'static str,
-    /// Why it was not set.
-    pub reason: Error,
-}
-
-impl Cgroup {
-    /// Sets `limits`, and returns those that were skipped: always none with [`Enforce::Required`].
-    ///
-    /// After an error the limits that were set before it stay set.
+    /// Checks all values without a look at the host.
     ///
     /// # Errors
-    /// [`Unsupported`](ErrorKind::Unsupported): the cgroup lacks the controller; the error names the file, the
-    /// controllers that the parent has, and what gives the missing one.
-    /// [`PermissionDenied`](ErrorKind::PermissionDenied): the file is not the caller's to write.
-    /// [`InvalidConfig`](ErrorKind::InvalidConfig): the kernel does not take the value.
-    /// [`NotFound`](ErrorKind::NotFound): the cgroup was removed. The last two fail in both modes.
-    pub fn apply(&self, limits: &Limits, enforce: Enforce) -> Result<Vec<Skipped>> {
-        let mut skipped = Vec::new();
-        for setting in limits.settings() {
-            let Err(reason) = self.set(&setting) else { continue };
-            let skip = enforce == Enforce::BestEffort
-                && !matches!(reason.kind(), ErrorKind::InvalidConfig | ErrorKind::NotFound);
-            if !skip {
-                return Err(reason);
-            }
-            skipped.push(Skipped { file: setting.file, reason });
+    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig), which lists every mistake as `field: reason`.
+    pub fn check(&self) -> Result<()> {
+        let all = self.problems();
+        if all.is_empty() {
+            return Ok(());
         }
-        Ok(skipped)
+        let text: Vec<String> = all.iter().map(|(field, why)| format!("{field}: {why}")).collect();
+        Err(Error::invalid("limits", text.join("; ")))
     }
 
-    /// Carries out one setting.
-    pub(super) fn set(&self, setting: &Setting) -> Result<()> {
-        self.write(setting.file, &setting.value).map_err(|e| match e.errno() {
-            Some(libc::ENOENT) => self.missing(setting.controller, setting.file),
-            Some(libc::EINVAL | libc::ERANGE) => e.with_kind(ErrorKind::InvalidConfig),
-            _ => e,
-        })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn limits_are_numbers_or_max_in_json() {
-        let limits = Limits { pids_max: Some(Limit::Max), memory_max: Some(Limit::Value(1 << 20)) };
-        let json = serde_json::to_string(&limits).unwrap();
-        assert_eq!(json, r#"{"pids_max":"max","memory_max":1048576}"#);
-        assert_eq!(serde_json::from_str::<Limits>(&json).unwrap(), limits);
-        assert_eq!(serde_json::from_str::<Limits>("{}").unwrap(), Limits::default());
-        for bad in [r#"{"pids_max":"none"}"#, r#"{"pids_max":-1}"#, r#"{"pids_mx":1}"#] {
-            serde_json::from_str::<Limits>(bad).unwrap_err();
-        }
+    /// What is wrong with them: field and reason.
+    pub(crate) fn problems(&self) -> Vec<(String, String)> {
+        let mut out = Problems::default();
+        cpu::problems(self, &mut out);
+        memory::problems(self, &mut out);
+        io::problems(self, &mut out);
+        pids::problems(self, &mut out);
+        hugetlb::problems(self, &mut out);
+        rdma::problems(self, &mut out);
+        misc::problems(self, &mut out);
+        dmem::problems(self, &mut out);
+        out.0
     }
 
-    #[test]
-    fn limits_name_their_writes_and_controllers() {
-        assert_eq!(Limits::default().controllers(), []);
-        let limits = Limits { pids_max: Some(Limit::Value(5)), memory_max: Some(Limit::Max) };
-        assert_eq!(limits.controllers(), [Controller::Memory, Controller::Pids]);
-        let writes: Vec<String> =
-            limits.settings().iter().map(|s| format!("{}={}", s.file, s.value)).collect();
-        assert_eq!(writes, ["pids.max=5", "memory.max=max"]);
+    /// Checks the values, and that what they name is there on this host: CPUs, memory nodes, block devices. Gives
+    /// what is to be written, in the order for a new cgroup: what can kill comes last.
+    pub(super) fn settings(&self) -> Result<Vec<Setting>> {
+        self.check()?;
+        let mut out = Settings::default();
+        cpu::settings(self, &mut out);
+        cpuset::settings(self, &mut out)?;
+        io::settings(self, &mut out)?;
+        hugetlb::settings(self, &mut out);
+        rdma::settings(self, &mut out);
+        misc::settings(self, &mut out);
+        dmem::settings(self, &mut out);
+        pids::settings(self, &mut out);
+        memory::settings(self, &mut out);
+        Ok(out.0)
+    }
+
+    /// Fails where the values are wrong, or what they name is not on this host.
+    pub(crate) fn check_host(&self) -> Result<()> {
+        if self.is_empty() { Ok(()) } else { self.settings().map(drop) }
+    }
+
+    /// What the kernel has.
+    pub(super) fn read(files: &dyn Files) -> Result<Self> {
+        let mut out = Self::default();
+        cpu::read(files, &mut out)?;
+        cpuset::read(files, &mut out)?;
+        memory::read(files, &mut out)?;
+        io::read(files, &mut out)?;
+        pids::read(files, &mut out)?;
+        hugetlb::read(files, &mut out)?;
+        rdma::read(files, &mut out)?;
+        misc::read(files, &mut out)?;
+        dmem::read(files, &mut out)?;
+        Ok(out)
     }
 }

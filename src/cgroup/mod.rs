@@ -4,8 +4,8 @@
 //! [`Cgroup::create_child`] makes a leaf below it, two system calls; the leaf's descriptor is what
 //! `CLONE_INTO_CGROUP` takes, so a process can be born inside. From then on the cgroup is the handle to the
 //! whole group: [`freeze`](Cgroup::freeze), [`thaw`](Cgroup::thaw), [`kill`](Cgroup::kill),
-//! [`wait_empty`](Cgroup::wait_empty), [`stats`](Cgroup::stats), [`apply`](Cgroup::apply) for limits, and
-//! [`remove`](Cgroup::remove).
+//! [`wait_empty`](Cgroup::wait_empty), [`stats`](Cgroup::stats), [`apply`](Cgroup::apply) for limits of a new one,
+//! [`update`](Cgroup::update) for those of one in use, all or none, and [`remove`](Cgroup::remove).
 //!
 //! Only v2 is spoken here. On a hybrid host, where v1 holds the controllers, everything works but the limits of
 //! those controllers: they are [`Unsupported`](crate::ErrorKind::Unsupported), or skipped where the caller
@@ -23,12 +23,11 @@
 //!
 //! ```no_run
 //! use std::time::{Duration, Instant};
-//! use stockade::cgroup::{Enforce, Hierarchy, Limit, Limits};
+//! use stockade::cgroup::{Enforce, Hierarchy, Limits};
 //!
 //! let hierarchy = Hierarchy::detect()?;
 //! let web = hierarchy.own().create_child("web")?;
-//! let mut limits = Limits::default();
-//! limits.pids_max = Some(Limit::Value(100));
+//! let limits = Limits::new().pids_max(100).memory_max(512 << 20);
 //! for skipped in web.apply(&limits, Enforce::BestEffort)? {
 //!     println!("{}: {}", skipped.file, skipped.reason);
 //! }
@@ -40,28 +39,61 @@
 //! # Ok::<(), stockade::Error>(())
 //! ```
 
+mod apply;
+mod block;
 mod controller;
 mod cpu;
+mod cpuset;
 mod delegate;
+mod devices;
+mod dmem;
 mod file;
 mod group;
 mod hierarchy;
+mod hugetlb;
+mod idset;
+mod io;
+mod limit;
 mod limits;
 mod memory;
+mod misc;
 mod pids;
 mod place;
+mod rdma;
 mod remove;
+mod setting;
 mod state;
 mod stats;
+mod update;
 
+#[cfg(test)]
+mod mock;
+#[cfg(test)]
+mod tests;
+
+pub use apply::{Enforce, Skipped};
+pub use block::BlockDevice;
 pub use controller::Controller;
+pub use cpu::{CpuIdle, CpuMax, Percent};
+pub use cpuset::Partition;
+pub(crate) use devices::DevicePrograms;
+pub use devices::{DeviceAccess, DeviceKind, DevicePolicy, DeviceRule, DeviceVerdict};
+pub use dmem::DmemLimits;
 pub use group::{Cgroup, CgroupId};
 pub use hierarchy::Hierarchy;
-pub use limits::{Enforce, Limit, Limits, Skipped};
-pub use memory::{MemoryEvents, OomPolicy};
+pub use hugetlb::{HugePageSize, HugetlbLimits};
+pub use idset::{CpuSet, NodeSet};
+pub use io::{IoLimits, IoWeight};
+pub use limit::Limit;
+pub use limits::Limits;
+pub use memory::{MemoryEvents, OomPolicy, Reclaimed};
 pub use place::{Boundary, CgroupKind, Delegation, Level};
+pub use rdma::RdmaLimits;
 pub use state::{State, Watch};
 pub use stats::Stats;
+#[doc(hidden)]
+pub use update::WriteFault;
+pub use update::{BelowUse, ChangeOptions};
 
 /// What gives a process a cgroup that it may write to; the end of many errors here.
 pub(crate) const DELEGATION: &str = "run as root, or inside a delegated cgroup: `Delegate=yes` with `DelegateSubgroup=` in a \

@@ -56,7 +56,7 @@ impl Container {
             return Err(self.gone());
         }
         // Another runtime may have deleted it, and made another one of that name.
-        if let Err(e) = self.check_record() {
+        if let Err(e) = self.refresh() {
             if e.kind() == ErrorKind::NotFound {
                 *run = Run::Deleted;
             }

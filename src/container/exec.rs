@@ -66,7 +66,7 @@ impl Container {
         let deadline = Deadline::from(options.deadline);
         let cancel = options.cancel.clone();
         let (mut sources, pipes) = streams::open(options.stdin, options.stdout, options.stderr)?;
-        if !config.has_null_device() {
+        if !config.may_open_null() {
             sources = sources.with_host_null()?;
         }
         let has_users = config.namespaces.user != NamespaceSource::Host;

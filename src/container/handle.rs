@@ -55,7 +55,7 @@ pub(super) enum Run {
 
 /// What is stored of a container.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct ContainerRecord {
+pub(crate) struct ContainerRecord {
     pub(super) uuid: String,
     #[serde(with = "crate::store::millis")]
     pub(super) created_at: SystemTime,
@@ -74,7 +74,7 @@ impl Container {
         let inner = runtime.inner();
         let id = config.id.clone();
         let durability = config.durability();
-        let sandbox = inner.take_sandbox(&config);
+        let sandbox = runtime.take_sandbox(&config);
         let uuid = sandbox.as_ref().map_or_else(|| new_uuid(inner), |s| s.uuid.clone());
         let record = ContainerRecord { uuid: uuid.clone(), created_at: SystemTime::now(), config };
         let mut undo = Undo::new();

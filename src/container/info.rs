@@ -49,7 +49,7 @@ impl Container {
                 info.started_at = Some(live.started_at);
                 info.cgroup = live.cgroup.as_ref().map(|cg| cg.path().to_owned());
                 info.id_map = live.id_map.clone();
-                info.skipped_limits = live.record.skipped.clone();
+                info.skipped_limits = live.skipped();
             }
             Run::Ended { exit, started_at } => {
                 info.exit_status = Some(*exit);

@@ -1,7 +1,7 @@
 //! A running container: its first process and its cgroup, and what happens when they end.
 
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use super::handle::{Container, Run};
@@ -26,6 +26,20 @@ pub(super) struct Live {
     pub(super) id_map: Option<IdMap>,
     pub(super) started_at: SystemTime,
     pub(super) record: RunRecord,
+    /// Where an update has changed it: the limits that are not set, with the reason.
+    pub(super) skipped: Mutex<Option<Vec<String>>>,
+}
+
+impl Live {
+    /// Limits that could not be set, with the reason.
+    pub(super) fn skipped(&self) -> Vec<String> {
+        let changed = self.skipped.lock().unwrap_or_else(PoisonError::into_inner);
+        changed.clone().unwrap_or_else(|| self.record.skipped.clone())
+    }
+
+    pub(super) fn set_skipped(&self, skipped: Vec<String>) {
+        *self.skipped.lock().unwrap_or_else(PoisonError::into_inner) = Some(skipped);
+    }
 }
 
 impl AsFd for Live {

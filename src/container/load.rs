@@ -2,7 +2,7 @@
 
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::process::Pid;
@@ -30,11 +30,20 @@ pub(crate) struct Found {
     pub(crate) uuid: String,
     /// Of its run.
     pub(crate) cgroup: Option<PathBuf>,
+    /// A change of its limits was cut short.
+    pub(crate) updating: bool,
 }
 
 impl Container {
     /// The handle of a container that has a record.
     pub(crate) fn load(runtime: Runtime, id: &InstanceId) -> Result<Self> {
+        let container = Self::load_as_is(runtime, id)?;
+        // Tried again by the next one.
+        let _ = container.finish_update();
+        Ok(container)
+    }
+
+    fn load_as_is(runtime: Runtime, id: &InstanceId) -> Result<Self> {
         let inner = runtime.inner();
         let stored: Stored<ContainerRecord> = inner.store.load(id).map_err(|e| e.with_instance(id))?;
         let run_record = inner.store.load_run(id).map_err(|e| e.with_instance(id))?;
@@ -57,15 +66,21 @@ impl Container {
 
     /// What a container has, for who looks for what nobody has. Ends what is left of a run that has ended.
     pub(crate) fn peek(runtime: &Runtime, id: &InstanceId) -> Result<Found> {
-        let container = Self::load(runtime.clone(), id)?;
+        let container = Self::load_to_look(runtime, id)?;
+        let (cgroup, updating) = match &*container.run() {
+            Run::Live(live) => (live.record.cgroup_path.clone().map(PathBuf::from), live.record.updating),
+            _ => (None, false),
+        };
+        Ok(Found { uuid: container.uuid.clone(), cgroup, updating })
+    }
+
+    /// A handle that changes nothing, not even when it is dropped.
+    pub(super) fn load_to_look(runtime: &Runtime, id: &InstanceId) -> Result<Self> {
+        let container = Self::load_as_is(runtime.clone(), id)?;
         let mut config = (*container.config()).clone();
         config.kill_on_drop = false;
         *container.config.write().unwrap_or_else(|e| e.into_inner()) = Arc::new(config);
-        let cgroup = match &*container.run() {
-            Run::Live(live) => live.record.cgroup_path.clone().map(PathBuf::from),
-            _ => None,
-        };
-        Ok(Found { uuid: container.uuid.clone(), cgroup })
+        Ok(container)
     }
 
     /// What a run record stands for now; `None` where its start has not come to an end yet.
@@ -84,7 +99,8 @@ impl Container {
         let cgroup = self.cgroup_of(&record);
         let id_map = self.id_map_of(&child)?;
         let (child, guests) = (Arc::new(child), Arc::default());
-        Ok(Some(Run::Live(Arc::new(Live { child, guests, cgroup, id_map, started_at, record }))))
+        let skipped = Mutex::default();
+        Ok(Some(Run::Live(Arc::new(Live { child, guests, cgroup, id_map, started_at, record, skipped }))))
     }
 
     /// Removes what is left of a run that ended while nobody looked.

@@ -2,6 +2,7 @@
 
 mod config;
 mod delete;
+mod devices;
 mod erase;
 mod exec;
 mod freeze;
@@ -10,14 +11,17 @@ mod info;
 mod kill;
 mod live;
 mod load;
+mod networks;
 mod payload;
 mod pool;
 mod rename;
 mod restart;
 mod start;
+mod stock;
 mod stop;
 mod streams;
 mod tail;
+mod update;
 mod verbs;
 
 pub use config::{
@@ -26,5 +30,8 @@ pub use config::{
 };
 pub use exec::{Output, Process};
 pub use handle::Container;
+#[cfg(feature = "fuzzing")]
+pub(crate) use handle::ContainerRecord;
 pub(crate) use live::remove_cgroup;
+pub(crate) use networks::{Networks, Taken as TakenNetwork};
 pub(crate) use pool::{Pool, Sandbox};

@@ -4,17 +4,16 @@
 //! program. `create` takes one that fits, `start` tells it what to run: most of a start is done by then. A thread of
 //! the pool makes new ones, and nobody waits for it.
 
-use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use super::config::{CgroupConfig, ContainerConfig};
 use super::handle::{id_map_for, new_uuid};
 use super::live::remove_cgroup;
 use super::start::{Request, UserNamespace};
+use super::stock::{Refill, Stock};
 use crate::cgroup::Cgroup;
 use crate::error::{Error, ErrorKind, Result};
 use crate::idmap::IdMap;
@@ -26,12 +25,6 @@ use crate::spawn::Started;
 
 /// How long one sandbox may take.
 const MAKE: Duration = Duration::from_secs(30);
-/// How long after one was taken the thread begins to make another, unless none is left: at once it would get in the
-/// way of the very start that took one.
-const QUIET: Duration = Duration::from_millis(5);
-/// How long the thread rests after a failure.
-const REST: Duration = Duration::from_secs(1);
-
 /// A child that waits for its program, with what belongs to it. Dropping it ends the child and removes the rest.
 #[derive(Debug)]
 pub(crate) struct Sandbox {
@@ -42,13 +35,21 @@ pub(crate) struct Sandbox {
     pub(super) id_map: Option<IdMap>,
     /// Where its ids go back to; nowhere once a container has them.
     owner: Weak<Inner>,
+    /// Has the pool that it was taken from make another one, once this one is used.
+    refill: Option<Refill>,
 }
 
 impl Sandbox {
     fn new(inner: &Arc<Inner>, template: &ContainerConfig) -> Result<Self> {
         let uuid = new_uuid(inner);
-        let mut sandbox =
-            Self { uuid, started: None, cgroup: None, id_map: None, owner: Arc::downgrade(inner) };
+        let mut sandbox = Self {
+            uuid,
+            started: None,
+            cgroup: None,
+            id_map: None,
+            owner: Arc::downgrade(inner),
+            refill: None,
+        };
         sandbox.id_map = id_map_for(inner, template, || inner.ranges()?.allocate_ephemeral(&sandbox.uuid))?;
         if sandbox.id_map.as_ref().is_some_and(|map| inner.host.needs_programs(map)) {
             return Err(Error::new(ErrorKind::Unsupported, "make a sandbox")
@@ -71,6 +72,7 @@ impl Sandbox {
             cgroup: sandbox.cgroup.as_ref(),
             payload: None,
             joins: Vec::new(),
+            network: None,
             upper: None,
             runtime_dirs: [&inner.state_dir, &inner.run_dir] as [&Path; 2],
             strategy: inner.host.strategy(),
@@ -113,58 +115,16 @@ impl Drop for Sandbox {
 #[derive(Debug)]
 pub(crate) struct Pool {
     template: ContainerConfig,
-    shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
-}
-
-#[derive(Debug, Default)]
-struct Shared {
-    state: Mutex<State>,
-    changed: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    ready: VecDeque<Sandbox>,
-    size: usize,
-    taken: Option<Instant>,
-    closing: bool,
-}
-
-impl State {
-    /// How long until another one is to be made: `None` for not before something changes.
-    fn due(&self) -> Option<Duration> {
-        if self.ready.len() >= self.size {
-            return None;
-        }
-        match self.taken {
-            Some(taken) if !self.ready.is_empty() => Some(QUIET.saturating_sub(taken.elapsed())),
-            _ => Some(Duration::ZERO),
-        }
-    }
-}
-
-impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(|e| e.into_inner())
-    }
+    stock: Stock<Sandbox>,
 }
 
 impl Pool {
     /// Makes `size` sandboxes and starts the thread that replaces those which are taken.
     pub(crate) fn open(inner: &Arc<Inner>, template: ContainerConfig, size: usize) -> Result<Self> {
         check(&template)?;
-        let ready = (0..size).map(|_| Sandbox::new(inner, &template)).collect::<Result<VecDeque<_>>>()?;
-        let shared = Arc::new(Shared {
-            state: Mutex::new(State { ready, size, ..State::default() }),
-            ..Shared::default()
-        });
-        let (pool, weak, config) = (Arc::clone(&shared), Arc::downgrade(inner), template.clone());
-        let thread = std::thread::Builder::new()
-            .name("stockade-pool".to_owned())
-            .spawn(move || refill(&pool, &weak, &config))
-            .map_err(|e| Error::io("start the pool's thread", e))?;
-        Ok(Self { template, shared, thread: Some(thread) })
+        let (weak, config) = (Arc::downgrade(inner), template.clone());
+        let make = move || weak.upgrade().map(|inner| Sandbox::new(&inner, &config));
+        Ok(Self { stock: Stock::open("stockade-pool", size, make)?, template })
     }
 
     /// Takes a sandbox for a container of this configuration, if one fits and is ready.
@@ -172,89 +132,18 @@ impl Pool {
         if !same_sandbox(&self.template, config) {
             return None;
         }
-        let mut state = self.shared.state();
-        let mut dead = Vec::new();
-        let taken = loop {
-            match state.ready.pop_front() {
-                Some(sandbox) if sandbox.is_alive() => break Some(sandbox),
-                Some(sandbox) => dead.push(sandbox),
-                None => break None,
-            }
-        };
-        state.taken = Some(Instant::now());
-        drop(state);
-        self.shared.changed.notify_all();
-        taken
+        let (mut sandbox, refill) = self.stock.take(Sandbox::is_alive)?;
+        sandbox.refill = Some(refill);
+        Some(sandbox)
     }
 
     /// How many are ready.
     pub(crate) fn ready(&self) -> usize {
-        self.shared.state().ready.len()
+        self.stock.ready()
     }
 
     pub(crate) fn is_for(&self, config: &ContainerConfig) -> bool {
         same_sandbox(&self.template, config)
-    }
-
-    /// Gives up its sandboxes and ends its thread. Says whose ids have to go back, where the runtime is at its end.
-    pub(crate) fn close(&mut self) -> Vec<String> {
-        let ready = {
-            let mut state = self.shared.state();
-            state.closing = true;
-            std::mem::take(&mut state.ready)
-        };
-        self.shared.changed.notify_all();
-        let uuids = ready.iter().map(|sandbox| sandbox.uuid.clone()).collect();
-        drop(ready);
-        if let Some(thread) = self.thread.take()
-            // The last user of the runtime may have been the thread itself.
-            && thread.thread().id() != std::thread::current().id()
-        {
-            let _ = thread.join();
-        }
-        uuids
-    }
-}
-
-impl Drop for Pool {
-    fn drop(&mut self) {
-        self.close();
-    }
-}
-
-/// The thread: makes what is missing until the pool or the runtime is gone.
-fn refill(pool: &Shared, inner: &Weak<Inner>, template: &ContainerConfig) {
-    let mut rest = None;
-    loop {
-        let mut state = pool.state();
-        if let Some(rest) = rest.take() {
-            let woken = pool.changed.wait_timeout(state, rest);
-            state = woken.unwrap_or_else(|e| e.into_inner()).0;
-        }
-        while !state.closing {
-            state = match state.due() {
-                Some(Duration::ZERO) => break,
-                Some(left) => pool.changed.wait_timeout(state, left).unwrap_or_else(|e| e.into_inner()).0,
-                None => pool.changed.wait(state).unwrap_or_else(|e| e.into_inner()),
-            };
-        }
-        if state.closing {
-            return;
-        }
-        drop(state);
-        let Some(inner) = inner.upgrade() else { return };
-        match Sandbox::new(&inner, template) {
-            Ok(sandbox) => {
-                let mut state = pool.state();
-                if state.closing {
-                    drop(state);
-                    return;
-                }
-                state.ready.push_back(sandbox);
-            }
-            // A start without a sandbox meets the same failure, and tells of it.
-            Err(_) => rest = Some(REST),
-        }
     }
 }
 

@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use super::config::ContainerConfig;
 use super::handle::Container;
+use crate::cgroup::Skipped;
 use crate::error::Result;
 use crate::exit::ExitStatus;
 use crate::instance::{
     DeleteOptions, Exec, ExecOptions, FreezeOptions, Instance, InstanceConfig, InstanceInfo, InstanceKind,
     KillOptions, Pipes, Process, RestartOptions, ShutdownOptions, StartOptions, Status, StopOptions,
-    WaitOptions,
+    UpdateOptions, WaitOptions,
 };
 use crate::name::{InstanceId, InstanceName};
 use crate::runtime::Runtime;
@@ -69,6 +70,10 @@ impl Instance for Container {
 
     fn unfreeze_with(&self, options: FreezeOptions) -> Result<()> {
         Self::unfreeze_with(self, options)
+    }
+
+    fn update_with(&self, options: UpdateOptions) -> Result<Vec<Skipped>> {
+        Self::update_with(self, options)
     }
 
     fn wait_with(&self, options: WaitOptions) -> Result<ExitStatus> {

@@ -43,7 +43,7 @@ impl Slot {
         format!("{}-{}", self.uid, self.gid)
     }
 
-    fn from_name(name: &[u8]) -> Option<Self> {
+    pub(super) fn from_name(name: &[u8]) -> Option<Self> {
         let (uid, gid) = std::str::from_utf8(name).ok()?.split_once('-')?;
         let slot = Self { uid: uid.parse().ok()?, gid: gid.parse().ok()? };
         (slot.name().as_bytes() == name).then_some(slot)

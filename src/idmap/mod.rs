@@ -14,6 +14,8 @@ mod allocator;
 mod area;
 mod claims;
 pub(crate) mod delegated;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod ids;
 mod map;
 pub mod mounts;

@@ -65,19 +65,24 @@ pub(super) fn read(state: &StateDir) -> Result<Vec<Entry>> {
         Err(Errno::NOENT) => return Ok(Vec::new()),
         Err(e) => return Err(Error::sys("read id ranges", e).object(state.name(FILE))),
     };
+    parse(&bytes, &state.name(FILE))
+}
+
+/// The list in the text of the file `name`.
+pub(super) fn parse(bytes: &[u8], name: &str) -> Result<Vec<Entry>> {
     let corrupt = || {
         Error::new(ErrorKind::Corrupt, "read id ranges")
-            .object(state.name(FILE))
+            .object(name)
             .hint("restore the file from a backup, or remove it when no instance uses a range of it")
     };
-    let version: Version = serde_json::from_slice(&bytes).map_err(|e| corrupt().with_source(e))?;
+    let version: Version = serde_json::from_slice(bytes).map_err(|e| corrupt().with_source(e))?;
     if version.schema > SCHEMA {
         return Err(Error::new(ErrorKind::Unsupported, "read id ranges")
-            .object(state.name(FILE))
+            .object(name)
             .detail(format!("has version {}, this program knows {SCHEMA}", version.schema))
             .hint("use the newer program that wrote it"));
     }
-    let record: Record = serde_json::from_slice(&bytes).map_err(|e| corrupt().with_source(e))?;
+    let record: Record = serde_json::from_slice(bytes).map_err(|e| corrupt().with_source(e))?;
     let mut owners = HashSet::new();
     for entry in &record.ranges {
         entry.slot().map().map_err(|e| corrupt().with_source(e))?;

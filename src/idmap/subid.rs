@@ -53,7 +53,7 @@ impl SubidUser {
     }
 }
 
-fn name_of(passwd: &str, uid: u32) -> Option<String> {
+pub(super) fn name_of(passwd: &str, uid: u32) -> Option<String> {
     passwd.lines().find_map(|line| {
         let mut fields = line.split(':');
         let (name, number) = (fields.next()?, fields.nth(1)?);

@@ -33,7 +33,7 @@ pub use exec::{Exec, ExecOptions, Process};
 pub use info::InstanceInfo;
 pub use options::{
     DEFAULT_DEADLINE, DeleteMode, DeleteOptions, FreezeOptions, KillOptions, KillTarget, RestartMode,
-    RestartOptions, ShutdownOptions, StartOptions, StopOptions, WaitOptions,
+    RestartOptions, ShutdownOptions, StartOptions, StopOptions, UpdateOptions, WaitOptions,
 };
 pub use status::{InstanceKind, Status};
 pub use stdio::{Pipes, Stdio};

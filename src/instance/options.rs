@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use crate::cgroup::{BelowUse, Enforce, Limits, WriteFault};
 use crate::instance::Stdio;
 use crate::op::Cancel;
 use crate::signal::Signal;
@@ -284,6 +285,71 @@ pub struct WaitOptions {
     pub deadline: Option<Duration>,
     /// Ends the wait early.
     pub cancel: Option<Cancel>,
+}
+
+/// Options of [`Instance::update_with`](crate::instance::Instance::update_with).
+///
+/// ```
+/// use stockade::cgroup::{BelowUse, Limits};
+/// use stockade::instance::UpdateOptions;
+///
+/// let shrink = UpdateOptions::new(Limits::new().memory_max(64 << 20)).below_use(BelowUse::Allow);
+/// assert_eq!(shrink.below_use, BelowUse::Allow);
+/// ```
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct UpdateOptions {
+    /// The limits that change.
+    pub limits: Limits,
+    /// What to do about a limit that cannot be set on this host, from now on; as before unless told otherwise.
+    pub enforce: Option<Enforce>,
+    /// What to do about a limit of memory below what is in use: refuse unless told otherwise.
+    pub below_use: BelowUse,
+    /// How long the kernel may reclaim memory to get below a new limit: 30 s unless told otherwise.
+    pub deadline: Option<Duration>,
+    /// Ends that early.
+    pub cancel: Option<Cancel>,
+    /// A fault on purpose, for tests.
+    #[doc(hidden)]
+    pub fault: Option<WriteFault>,
+}
+
+wait_setters!(UpdateOptions);
+
+impl UpdateOptions {
+    /// Changes the limits that `limits` names.
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            enforce: None,
+            below_use: BelowUse::default(),
+            deadline: Some(DEFAULT_DEADLINE),
+            cancel: None,
+            fault: None,
+        }
+    }
+
+    /// Sets what to do about a limit that cannot be set on this host.
+    #[must_use]
+    pub fn enforce(mut self, enforce: Enforce) -> Self {
+        self.enforce = Some(enforce);
+        self
+    }
+
+    /// Sets what to do about a limit of memory below what is in use.
+    #[must_use]
+    pub fn below_use(mut self, policy: BelowUse) -> Self {
+        self.below_use = policy;
+        self
+    }
+
+    /// Sets a fault on purpose, for tests.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn fault(mut self, fault: WriteFault) -> Self {
+        self.fault = Some(fault);
+        self
+    }
 }
 
 /// Which processes of an instance a signal goes to.

@@ -4,11 +4,12 @@ use std::any::Any;
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use crate::error::Result;
+use crate::cgroup::{Limits, Skipped};
+use crate::error::{Error, ErrorKind, Result};
 use crate::exit::ExitStatus;
 use crate::instance::{
     DeleteOptions, Exec, FreezeOptions, InstanceInfo, InstanceKind, KillOptions, Pipes, RestartOptions,
-    ShutdownOptions, StartOptions, Status, StopOptions, WaitOptions,
+    ShutdownOptions, StartOptions, Status, StopOptions, UpdateOptions, WaitOptions,
 };
 use crate::name::{InstanceId, InstanceName};
 
@@ -181,6 +182,35 @@ pub trait Instance: Any + Debug + Send + Sync {
     /// # Errors
     /// Those that every action may give.
     fn unfreeze_with(&self, options: FreezeOptions) -> Result<()>;
+
+    /// Changes limits with default options; see [`update_with`](Self::update_with).
+    ///
+    /// # Errors
+    /// As [`update_with`](Self::update_with).
+    fn update(&self, limits: Limits) -> Result<Vec<Skipped>> {
+        self.update_with(UpdateOptions::new(limits))
+    }
+
+    /// Changes limits, on record and where it runs in the kernel too: all of them or none. What the options do not name
+    /// stays, and [`Limit::Max`](crate::cgroup::Limit::Max) lifts a limit. Says which limits could not be set and may be
+    /// left out ([`Enforce::BestEffort`](crate::cgroup::Enforce::BestEffort)): always none of a stopped instance, whose
+    /// limits are set when it starts.
+    ///
+    /// Allowed in every state. When the host dies meanwhile, the next one that opens a runtime on the same directories
+    /// sets what is on record, which is all the old or all the new limits.
+    ///
+    /// # Errors
+    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig): values that are wrong, by themselves or with the limits that
+    /// stay, each named; a CPU or memory node that is not on the host. [`NotFound`](crate::ErrorKind::NotFound): no such
+    /// block device. [`Busy`](crate::ErrorKind::Busy): more than the new limit of memory is in use and cannot be
+    /// reclaimed; see [`BelowUse`](crate::cgroup::BelowUse).
+    /// [`Unsupported`](crate::ErrorKind::Unsupported): a controller is not there, or instances of this kind have no
+    /// limits that can change. After any error the old limits hold, and one that could not be put back is named.
+    fn update_with(&self, options: UpdateOptions) -> Result<Vec<Skipped>> {
+        let _ = options;
+        Err(Error::new(ErrorKind::Unsupported, "update")
+            .detail("instances of this kind have no limits that can change"))
+    }
 
     /// Waits, for as long as it takes, until it has ended; see [`wait_with`](Self::wait_with).
     ///

@@ -34,11 +34,13 @@ pub(crate) enum Action {
     Delete,
     /// Removing what belonged to a run that has ended, by whoever sees the end.
     Settle,
+    /// Changing the configuration, live where it runs.
+    Update,
 }
 
 impl Action {
     /// All of them, in the order in which they are numbered between processes: new ones go to the end.
-    pub(super) const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 10] = [
         Self::Start,
         Self::Stop,
         Self::Shutdown,
@@ -48,6 +50,7 @@ impl Action {
         Self::Rename,
         Self::Delete,
         Self::Settle,
+        Self::Update,
     ];
 
     /// The action as a verb: what an error says first.
@@ -62,6 +65,7 @@ impl Action {
             Self::Rename => "rename",
             Self::Delete => "delete",
             Self::Settle => "settle",
+            Self::Update => "update",
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, RwLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use super::{HeldUsers, Host, Inner, Placement, Runtime};
 use crate::error::{Error, Result};
@@ -106,7 +106,7 @@ impl RuntimeBuilder {
         let run_dir = self.run_dir.map_or_else(|| default_dir(root, Dir::Run), Ok)?;
         let (store, tag) = (Store::open(&state_dir, &run_dir)?, tag(&run_dir));
         let host = Host::probe(&self.placement, &tag, self.strategy, self.spawner_thread)?;
-        let runtime = Runtime(Arc::new(Inner {
+        let inner = Arc::new(Inner {
             store,
             host,
             tag,
@@ -115,8 +115,8 @@ impl RuntimeBuilder {
             ranges: OnceLock::new(),
             held: HeldUsers::default(),
             open: Mutex::new(HashMap::new()),
-            pools: RwLock::default(),
-        }));
+        });
+        let runtime = Runtime { pools: Arc::default(), inner };
         runtime.recover();
         Ok(runtime)
     }

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::caps::{CapSet, Capability};
-use crate::cgroup::{Cgroup, Controller, Delegation, Hierarchy};
+use crate::cgroup::{Cgroup, Controller, Delegation, DevicePrograms, Hierarchy};
 use crate::error::{Error, Result};
 use crate::idmap::subid::SubidUser;
 use crate::idmap::{self, AllocatorOptions, HostGid, HostUid, IdMap, RANGE_SIZE, SetGroups};
@@ -31,6 +31,7 @@ pub(crate) struct Host {
     spawner: Option<Spawner>,
     cgroup: Result<Cgroups, String>,
     cgroup2: bool,
+    device_programs: DevicePrograms,
 }
 
 /// Where the ids of containers come from that say nothing about them.
@@ -86,6 +87,7 @@ impl Host {
             stage2,
             cgroup2: cgroup.is_ok(),
             cgroup,
+            device_programs: DevicePrograms::default(),
         })
     }
 
@@ -108,6 +110,7 @@ impl Host {
             spawner: None,
             cgroup: Err("none in a unit test".to_owned()),
             cgroup2: true,
+            device_programs: DevicePrograms::default(),
         }
     }
 
@@ -190,6 +193,11 @@ impl Host {
     /// The thread to start children from, where there is one.
     pub(crate) fn spawner(&self) -> Option<&Spawner> {
         self.spawner.as_ref()
+    }
+
+    /// The device programs that are loaded, each once.
+    pub(crate) fn device_programs(&self) -> &DevicePrograms {
+        &self.device_programs
     }
 
     pub(crate) fn has_cgroup2(&self) -> bool {

@@ -1,6 +1,6 @@
 //! What a runtime that crashed left half-done, found by the next one that opens.
 //!
-//! No step writes an intent of its own. What is made has a name that tells whose it is, and an instance comes and goes
+//! But for a change of limits, no step writes an intent of its own. What is made has a name that tells whose it is, and an instance comes and goes
 //! with one `rename(2)`; so what a crash leaves is what no record accounts for:
 //!
 //! | left by a crash in | what is there | what becomes of it |
@@ -10,6 +10,7 @@
 //! | rename | a directory of runs without its instance | removed |
 //! | start, before the run is noted | a cgroup; a child that waits for its plan and ends with its host | the cgroup is removed, what is in it killed |
 //! | start, later | a run on record, whose process is found by its number and identity | as any run |
+//! | update | a run on record that says so | the limits and the device policy on record are set |
 //! | stop, or nothing in particular | a run on record whose process is gone | its cgroup is removed, its end noted |
 //!
 //! Without a cgroup nothing is lost either: a process of a container has a record before it has a program.
@@ -35,7 +36,7 @@ impl Runtime {
     /// Deals with what crashed runtimes left. Nothing here keeps a runtime from opening: what fails is tried again by
     /// the next one.
     pub(super) fn recover(&self) {
-        let between = self.0.store.between();
+        let between = self.inner.store.between();
         if between.crashed().is_empty() && !between.is_first() {
             return;
         }
@@ -46,7 +47,7 @@ impl Runtime {
 
     /// Says whether all is dealt with.
     fn recover_all(&self) -> Result<bool> {
-        let store = &self.0.store;
+        let store = &self.inner.store;
         let between = store.between();
         let end = Instant::now() + NAMES;
         while !between.try_names(Lock::Alone)? {
@@ -62,13 +63,16 @@ impl Runtime {
         for id in store.list_dead_runs()? {
             complete &= self.with_name(&id, || store.remove_dead_run(&id))?;
         }
+        for id in &seen.updating {
+            complete &= Container::finish_update_of(self, id).is_ok();
+        }
         for name in &seen.cgroups {
             complete &= self.remove_stray(name, &seen)?;
         }
         // Last: nobody may get ids that a process still has.
         if complete {
             for owner in &seen.owners {
-                self.0.ranges()?.release(owner)?;
+                self.inner.ranges()?.release(owner)?;
             }
         }
         Ok(complete && !seen.in_doubt)
@@ -80,29 +84,32 @@ impl Runtime {
         // Before the records: who is closed now makes no new ones.
         let mut open = Vec::new();
         if self.has_ranges() {
-            for owner in self.0.ranges()?.list()?.into_iter().map(|a| a.owner) {
+            for owner in self.inner.ranges()?.list()?.into_iter().map(|a| a.owner) {
                 match token_of_uuid(&owner) {
-                    Some(token) if self.0.store.between().is_open(token) => open.push(owner),
+                    Some(token) if self.inner.store.between().is_open(token) => open.push(owner),
                     Some(_) => seen.owners.push(owner),
                     // Somebody else uses the allocator too.
                     None => {}
                 }
             }
         }
-        let prefix = self.0.cgroup_prefix();
-        if let Ok(parent) = self.0.host.cgroup() {
+        let prefix = self.inner.cgroup_prefix();
+        if let Ok(parent) = self.inner.host.cgroup() {
             let names = parent.child_names()?;
             seen.cgroups = names.into_iter().filter(|n| n.starts_with(&prefix)).collect();
         }
         seen.cgroups.retain(|name| match token_of_pool(&name[prefix.len()..]) {
-            Some(token) => !self.0.store.between().is_open(token),
+            Some(token) => !self.inner.store.between().is_open(token),
             None => true,
         });
         let mut uuids = HashSet::new();
-        for id in self.0.store.list()? {
+        for id in self.inner.store.list()? {
             match Container::peek(self, &id) {
                 Ok(found) => {
                     uuids.insert(found.uuid);
+                    if found.updating {
+                        seen.updating.push(id);
+                    }
                     seen.running.extend(found.cgroup);
                 }
                 Err(e) if e.kind() == ErrorKind::NotFound => {}
@@ -118,12 +125,12 @@ impl Runtime {
 
     /// Whether ids were ever handed out here.
     fn has_ranges(&self) -> bool {
-        self.0.state_dir.join("idmap.json").exists() || self.0.run_dir.join("idmap").exists()
+        self.inner.state_dir.join("idmap.json").exists() || self.inner.run_dir.join("idmap").exists()
     }
 
     /// Removes a cgroup that no run on record is in, with what is in it.
     fn remove_stray(&self, name: &str, seen: &Seen) -> Result<bool> {
-        let parent = self.0.host.cgroup()?;
+        let parent = self.inner.host.cgroup()?;
         let cgroup = match parent.open_child(name) {
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(true),
             opened => opened?,
@@ -131,7 +138,7 @@ impl Runtime {
         if seen.running.contains(cgroup.path()) {
             return Ok(true);
         }
-        let of = name.strip_prefix(&self.0.cgroup_prefix()).unwrap_or(name);
+        let of = name.strip_prefix(&self.inner.cgroup_prefix()).unwrap_or(name);
         let Ok(id) = of.replacen(':', "/", 1).parse::<InstanceId>() else {
             return remove_cgroup(&cgroup).map(|()| true);
         };
@@ -147,7 +154,7 @@ impl Runtime {
 
     /// Does something while no runtime acts on an instance; says whether that could be.
     fn with_name(&self, id: &InstanceId, act: impl FnOnce() -> Result<()>) -> Result<bool> {
-        let between = self.0.store.between();
+        let between = self.inner.store.between();
         let Ok(range) = between.try_name(&id.to_string(), Action::Settle)? else { return Ok(false) };
         let done = act();
         between.release(&range);
@@ -165,6 +172,8 @@ struct Seen {
     owners: Vec<String>,
     /// Cgroups that may be stray.
     cgroups: Vec<String>,
+    /// Instances whose limits a crash left between two states.
+    updating: Vec<InstanceId>,
     /// Cgroups of running instances.
     running: HashSet<PathBuf>,
 }

@@ -128,7 +128,8 @@ impl Plan {
 
     fn dump_arg(&self, out: &mut String, op: &Op, k: usize, arg: Arg) {
         let v = op.args[k];
-        let at = At(v as u32);
+        // What is too large for an offset lies outside, too.
+        let at = At(u32::try_from(v).unwrap_or(u32::MAX));
         let _ = match arg {
             Arg::Skip => Ok(()),
             Arg::Fd(n) if v == u64::MAX => write!(out, " {n}=none"),
@@ -141,32 +142,34 @@ impl Plan {
             Arg::Octal(n) => write!(out, " {n}={v:o}"),
             Arg::Hex(n) => write!(out, " {n}={v:#x}"),
             Arg::Data(n) => {
-                let text = String::from_utf8_lossy(self.bytes_at(at, op.args[k + 1] as usize)).into_owned();
+                let text = String::from_utf8_lossy(
+                    self.bytes_at(at, usize::try_from(op.args[k + 1]).unwrap_or(usize::MAX)),
+                )
+                .into_owned();
                 write!(out, " {n}={text:?}")
             }
             Arg::Attr => {
-                let w: Vec<u64> = self
-                    .bytes_at(at, 32)
-                    .chunks_exact(8)
-                    .map(|c| u64::from_ne_bytes(c.try_into().unwrap_or_default()))
-                    .collect();
+                let mut w = [0_u64; 4];
+                for (word, bytes) in w.iter_mut().zip(self.bytes_at(at, 32).chunks_exact(8)) {
+                    *word = u64::from_ne_bytes(bytes.try_into().unwrap_or_default());
+                }
                 let userns = if w[3] != 0 { " userns=fd" } else { "" };
                 write!(out, " set={:#x} clear={:#x} propagation={:#x}{userns}", w[0], w[1], w[2])
             }
             Arg::List(n) => {
                 let _ = write!(out, " {n}=[");
-                let mut at = v as usize;
+                let mut at = at.0;
                 let mut first = true;
                 loop {
-                    let word = self.bytes_at(At(at as u32), 8);
+                    let word = self.bytes_at(At(at), 8);
                     let off = u64::from_ne_bytes(word.try_into().unwrap_or_default());
                     if off == 0 {
                         break;
                     }
                     let sep = if first { "" } else { " " };
-                    let _ = write!(out, "{sep}{}", self.text_at(At(off as u32)));
+                    let _ = write!(out, "{sep}{}", self.text_at(At(u32::try_from(off).unwrap_or(u32::MAX))));
                     first = false;
-                    at += 8;
+                    at = at.saturating_add(8);
                 }
                 write!(out, "]")
             }

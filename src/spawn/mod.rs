@@ -3,9 +3,11 @@
 
 mod builder;
 mod child;
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 mod dump;
 mod fault;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod guests;
 mod interp;
 mod launch;

@@ -142,17 +142,18 @@ impl Plan {
     }
 
     pub(super) fn text_at(&self, at: At) -> String {
-        let bytes = &self.data[at.0 as usize..];
+        let bytes = self.data.get(at.0 as usize..).unwrap_or_default();
         let end = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
         String::from_utf8_lossy(&bytes[..end]).into_owned()
     }
 
-    #[cfg(test)]
+    /// Nothing where they are not all inside.
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(super) fn bytes_at(&self, at: At, len: usize) -> &[u8] {
-        &self.data[at.0 as usize..][..len]
+        self.data.get(at.0 as usize..).and_then(|rest| rest.get(..len)).unwrap_or_default()
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(super) fn set_data(&mut self, data: &[u8]) {
         self.data = data.to_vec();
     }

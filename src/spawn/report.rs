@@ -23,7 +23,9 @@ pub(super) fn decode(bytes: &[u8]) -> Option<Record> {
 
 /// The error that a failure record stands for.
 pub(super) fn error(plan: &Plan, record: &Record) -> Error {
-    let errno = Errno::from_raw_os_error(record.errno);
+    // Numbers that are none would panic; a child that is as it should be sends none.
+    let known = (1..4096).contains(&record.errno);
+    let errno = if known { Errno::from_raw_os_error(record.errno) } else { Errno::PROTO };
     if record.op == abi::NO_OP {
         return Error::sys("execute stage-2", errno)
             .hint("a filter around this process may forbid execveat(2); the Fork strategy does without");
@@ -130,5 +132,22 @@ fn hint(e: Error, op: u16, errno: Errno) -> Error {
         }
         (code::WRITE_FILE, Errno::NOENT) => e.hint("this kernel, or the container's namespaces, lack that file"),
         _ => e,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_that_is_no_errno_makes_an_error_too() {
+        for errno in [0, -1, i32::MIN, i32::MAX, 4096, 70_000] {
+            for op in [0, abi::NO_OP] {
+                let e = error(&Plan::new(0), &Record::new(abi::FAILED, op, errno, 0));
+                assert_eq!(e.errno(), Some(libc::EPROTO), "{errno}: {e}");
+            }
+        }
+        let e = error(&Plan::new(0), &Record::new(abi::FAILED, 0, libc::ENOENT, 0));
+        assert_eq!(e.errno(), Some(libc::ENOENT));
     }
 }

@@ -1,9 +1,11 @@
 //! One of the two directories: the file operations of the store, relative to its `instances` directory.
 
+use std::collections::HashSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::fs::{AtFlags, Dir, FlockOperation, Mode, OFlags};
@@ -32,6 +34,8 @@ pub(super) struct Area {
     /// Of the runtime, and so of the temporary names that are its.
     token: u64,
     next: AtomicU64,
+    /// Projects whose own names are durable for sure.
+    synced: Mutex<HashSet<String>>,
 }
 
 /// The directory that an area is in.
@@ -46,11 +50,16 @@ impl Area {
         if !root.is_absolute() {
             return Err(Error::invalid("directory of the runtime", "must be an absolute path").path(root));
         }
+        let missing: Vec<&Path> = root.ancestors().take_while(|p| !p.exists()).collect();
         std::fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(root)
             .map_err(|e| Error::io("make a directory of the runtime", e).path(root))?;
+        for parent in missing.iter().filter_map(|p| p.parent()) {
+            // One that the caller may write to and not read cannot be synced.
+            let _ = retry(|| rustix::fs::open(parent, DIR, Mode::empty())).and_then(rustix::fs::fsync);
+        }
         Ok(Top { root: root.to_owned(), fd: open_own(rustix::fs::CWD, root, root)? })
     }
 
@@ -64,7 +73,8 @@ impl Area {
             Err(e) => return Err(Error::sys("make a directory of the runtime", e).path(path)),
         }
         let instances = open_own(top.fd.as_fd(), Path::new(INSTANCES), &path)?;
-        let area = Self { root: root.to_owned(), instances, durable, token, next: AtomicU64::new(0) };
+        let (next, synced) = (AtomicU64::new(0), Mutex::default());
+        let area = Self { root: root.to_owned(), instances, durable, token, next, synced };
         area.sweep(crashed)?;
         Ok(area)
     }
@@ -159,9 +169,8 @@ impl Area {
         if renamed == Err(Errno::NOENT) {
             let project = project_of(place);
             match self.make_dir(project) {
-                Ok(()) => self.sync_dir("")?,
-                Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
-                Err(e) => return Err(e),
+                Err(e) if e.kind() != ErrorKind::AlreadyExists => return Err(e),
+                _ => {}
             }
             renamed = rename();
         }
@@ -313,8 +322,24 @@ impl Area {
             .map_err(|e| self.err("sync a directory", path, e))
     }
 
+    /// Makes the names in a place's project durable. With the first of a project, its own name and that of all
+    /// projects' directory: who made those may not have come to sync them.
     pub(super) fn sync_parent(&self, place: &str) -> Result<()> {
-        self.sync_dir(project_of(place))
+        let project = project_of(place);
+        self.sync_dir(project)?;
+        if !self.durable || self.synced().contains(project) {
+            return Ok(());
+        }
+        self.sync_dir("")?;
+        retry(|| rustix::fs::open(&self.root, DIR, Mode::empty()))
+            .and_then(rustix::fs::fsync)
+            .map_err(|e| Error::sys("sync a directory", e).path(&self.root))?;
+        self.synced().insert(project.to_owned());
+        Ok(())
+    }
+
+    fn synced(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.synced.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Removes a directory that has nothing in it.

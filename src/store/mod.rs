@@ -15,6 +15,8 @@
 
 mod area;
 mod file;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod run;
 mod tree;
 
@@ -37,7 +39,7 @@ use crate::sys::lock::Lock;
 
 /// The version of the records' format that this crate writes, and the newest that it reads. Older ones are upgraded as
 /// they are read ([`file::UPGRADES`]); the file changes with the next write.
-pub(crate) const SCHEMA: u32 = 1;
+pub(crate) const SCHEMA: u32 = 2;
 
 const RECORD: &str = "record.json";
 const RUN: &str = "run.json";

@@ -36,6 +36,7 @@ fn run_record() -> RunRecord {
         started_at: UNIX_EPOCH + Duration::from_millis(1_700_000_000_123),
         exit: None,
         skipped: Vec::new(),
+        updating: false,
     }
 }
 
@@ -113,7 +114,7 @@ fn a_durable_instance_lives_in_both_directories() {
         ]
     );
     let file = dirs.state().join("instances/default/web/record.json");
-    assert_eq!(std::fs::read_to_string(&file).unwrap(), "{\"schema\":1,\"record\":{\"text\":\"one\"}}\n");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "{\"schema\":2,\"record\":{\"text\":\"one\"}}\n");
     assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o7777, 0o600);
     assert_eq!(std::fs::metadata(file.parent().unwrap()).unwrap().permissions().mode() & 0o7777, 0o700);
 
@@ -286,7 +287,7 @@ fn a_newer_record_is_refused_and_stays() {
     let store = dirs.store();
     store.create_instance(&id("a"), Durable, &rec("x")).unwrap();
     store.save_run(&id("a"), Durable, &run_record()).unwrap();
-    let newer = "{\"schema\":2,\"record\":{\"words\":[]}}";
+    let newer = "{\"schema\":3,\"record\":{\"words\":[]}}";
     let record = dirs.state().join("instances/default/a/record.json");
     let run = dirs.run().join("instances/default/a/run.json");
     std::fs::write(&record, newer).unwrap();
@@ -299,7 +300,7 @@ fn a_newer_record_is_refused_and_stays() {
         store.save_run(&id("a"), Durable, &run_record()).unwrap_err(),
     ] {
         assert_eq!(e.kind(), ErrorKind::Unsupported);
-        assert!(e.to_string().contains("schema version 2") && e.what().is_some(), "{e}");
+        assert!(e.to_string().contains("schema version 3") && e.what().is_some(), "{e}");
     }
     assert_eq!(std::fs::read_to_string(record).unwrap(), newer);
     assert_eq!(std::fs::read_link(run).unwrap(), Path::new(newer));

@@ -5,6 +5,7 @@
 //! names its man page. Nearly all `unsafe` of the crate is in this module and in the plan interpreter.
 #![allow(unsafe_code)]
 
+pub(crate) mod bpf;
 pub(crate) mod clone;
 pub(crate) mod fd;
 pub(crate) mod lock;

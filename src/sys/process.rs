@@ -38,3 +38,15 @@ pub(crate) fn process_flags(stat: &str) -> Option<u64> {
 pub(crate) const PF_EXITING: u64 = 0x4;
 /// It is a copy of its maker that has executed nothing (`PF_FORKNOEXEC`).
 pub(crate) const PF_FORKNOEXEC: u64 = 0x40;
+
+/// Gives the calling thread a new network namespace (`unshare(2)`).
+pub(crate) fn unshare_network() -> Result<(), Errno> {
+    // SAFETY: as above; sockets that are open stay in the namespace that they were made in.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }
+}
+
+/// Moves the calling thread into a network namespace (`setns(2)`).
+pub(crate) fn join_network(namespace: impl std::os::fd::AsFd) -> Result<(), Errno> {
+    let kind = rustix::thread::LinkNameSpaceType::Network;
+    rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(kind))
+}

@@ -50,9 +50,7 @@ fn a_fork_bomb_in_a_cgroup_with_a_limit_is_stopped_in_time() {
     privileged!();
     require!(has(Controller::Pids), "needs the pids controller on cgroup v2");
     leaves_nothing(|rt, _| {
-        let mut limits = Limits::default();
-        limits.pids_max = Some(Limit::Value(100));
-        stops_a_fork_bomb(rt, sleeper("bomb").limits(limits), 50);
+        stops_a_fork_bomb(rt, sleeper("bomb").limits(Limits::new().pids_max(100)), 50);
     });
 }
 
@@ -69,9 +67,7 @@ fn has(controller: Controller) -> bool {
 }
 
 fn memory(bytes: u64) -> Limits {
-    let mut limits = Limits::default();
-    limits.memory_max = Some(Limit::Value(bytes));
-    limits
+    Limits::new().memory_max(bytes)
 }
 
 #[test]
@@ -135,6 +131,74 @@ fn exec_into_a_container_that_runs_out_of_memory_all_the_time() {
             }
         }
         assert_eq!(killed, rounds);
+        c.delete().unwrap();
+    });
+}
+
+#[test]
+fn the_oom_killer_ends_the_payload_or_the_first_process() {
+    let _serial = support::serial();
+    privileged!();
+    require!(has(Controller::Memory), "needs the memory controller on cgroup v2");
+    leaves_nothing(|rt, _| {
+        let tight = || memory(24 << 20).memory_swap_max(0);
+        // A command beside the first process: that one goes on.
+        let c = started(rt, sleeper("payload").limits(tight()));
+        let status = c.exec(exec("exec tail /dev/zero")).unwrap().wait().unwrap();
+        assert_eq!(status.shell_code(), Some(137), "{status}");
+        assert_eq!(c.status(), Status::Running);
+        c.stop().unwrap();
+        c.delete().unwrap();
+        // The first process itself: the container ends.
+        let c = started(rt, sleeper("init").limits(tight()).args(["tail", "/dev/zero"]));
+        let wait = stockade::instance::WaitOptions::new().deadline(LONG);
+        assert_eq!(c.wait_with(wait).unwrap().shell_code(), Some(137));
+        assert_eq!(c.status(), Status::Stopped);
+        c.delete().unwrap();
+    });
+}
+
+#[test]
+fn a_full_pids_table_refuses_commands_and_not_the_end() {
+    let _serial = support::serial();
+    privileged!();
+    require!(has(Controller::Pids), "needs the pids controller on cgroup v2");
+    leaves_nothing(|rt, _| {
+        let c = started(rt, sleeper("full").limits(Limits::new().pids_max(1)));
+        for _ in 0..20 {
+            let e = c.exec(exec("true").deadline(LONG)).unwrap_err();
+            assert_eq!(e.kind(), ErrorKind::Exhausted, "{e}");
+        }
+        c.update(Limits::new().pids_max(Limit::Max)).unwrap();
+        assert_eq!(super::sh(&c, "true"), stockade::ExitStatus::Exited(0));
+        c.update(Limits::new().pids_max(0)).unwrap();
+        c.freeze().unwrap();
+        c.stop_with(StopOptions::new().deadline(LONG)).unwrap();
+        c.delete().unwrap();
+    });
+}
+
+#[test]
+fn ten_thousand_processes_are_stopped() {
+    const MANY: usize = 10_000;
+    let _serial = support::serial();
+    privileged!();
+    let free = std::fs::read_to_string("/proc/meminfo").unwrap();
+    let free = free.lines().find_map(|l| l.strip_prefix("MemAvailable:")).unwrap();
+    let free: u64 = free.trim().trim_end_matches(" kB").parse().unwrap();
+    require!(free > 6 << 20, "needs 6 GiB of memory, and {free} KiB are free");
+    let most: usize = std::fs::read_to_string("/proc/sys/kernel/pid_max").unwrap().trim().parse().unwrap();
+    require!(most > 2 * MANY, "needs twice {MANY} process numbers, and there are {most}");
+    leaves_nothing(|rt, _| {
+        let bomb = "i=0; while [ $i -lt 10000 ]; do sleep 10000 & i=$((i + 1)); done; wait";
+        let c = started(rt, sleeper("many").args(["sh", "-c", bomb]));
+        let procs = c.info().unwrap().cgroup.unwrap().join("cgroup.procs");
+        let count = || std::fs::read_to_string(&procs).unwrap().lines().count();
+        support::until(LONG * 3, "all are there", || count() > MANY);
+        let start = Instant::now();
+        c.stop_with(StopOptions::new().deadline(LONG)).unwrap();
+        eprint(&format!("{MANY} processes were stopped in {:?}\n", start.elapsed()));
+        assert!(!procs.exists());
         c.delete().unwrap();
     });
 }

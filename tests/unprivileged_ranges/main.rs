@@ -14,6 +14,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 
 use rig::*;
+use stockade::container::IdMapConfig;
 use stockade::idmap::{IdMap, IdRange};
 use stockade::instance::ExecOptions;
 use stockade::namespaces::{NamespaceKind, NamespaceSource, Target};
@@ -64,6 +65,30 @@ fn many_ids_of_the_users() {
         end(c);
         let e = rig.refuses(rig.dir("x").oom_score_adj(-500));
         assert!(e.to_string().contains("CAP_SYS_RESOURCE"), "{e}");
+    });
+}
+
+#[test]
+fn a_pool_takes_no_map_that_the_programs_write() {
+    as_user("a_pool_takes_no_map_that_the_programs_write", WITH_RANGES, |rig| {
+        let template = rig.dir("template").read_only_root().build().unwrap();
+        let e = rig.runtime.prewarm(template.clone(), 2).unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::Unsupported, "{e}");
+        let text = format!("{e} {e:?}");
+        assert!(text.contains("newuidmap(1)") && text.contains("IdMapConfig::SingleUser"), "{text}");
+        assert_eq!(rig.runtime.prewarmed(&template), 0);
+        // A container of that configuration starts as it did, and one of a map that needs no programs has a pool.
+        end(rig.run(rig.dir("x").read_only_root()));
+        let of_one = |name: &str| rig.dir(name).read_only_root().idmap(IdMapConfig::SingleUser);
+        let template = of_one("template").build().unwrap();
+        rig.runtime.prewarm(template.clone(), 1).unwrap();
+        assert_eq!(rig.runtime.prewarmed(&template), 1);
+        let c = rig.run(of_one("y"));
+        assert_eq!(c.info().unwrap().id_map, Some(single()));
+        end(c);
+        // Nor network namespaces, which only root makes.
+        let e = rig.runtime.prewarm_networks(1).unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::PermissionDenied, "{e}");
     });
 }
 

@@ -1,4 +1,4 @@
-//! Project tasks: `cargo xtask setup`, `cargo xtask test`, `cargo xtask bench-peers`.
+//! Project tasks: `cargo xtask setup`, `cargo xtask test`, `cargo xtask vm`, `cargo xtask bench-peers`.
 
 mod args;
 mod bench;
@@ -18,9 +18,11 @@ const USAGE: &str = "\
 usage: cargo xtask TASK
 
   setup                   install what is lacking (Debian, as root) and make the test fixtures
-  test [--quick] [--no-skip]
-                          setup, then format, lints, documentation, package and all tests
+  test [--quick] [--no-vm | --lane-only] [--no-skip]
+                          setup, then format, lints, documentation, package, all tests, and the tests in the lane
                           --quick: format, lints and tests alone, with the fixtures that are there
+                          --no-vm: without the lane, the machine with cgroup v2
+                          --lane-only: setup and the lane alone
                           --no-skip: a skipped test fails
   test --repeat N [--no-skip] [NAME...]
                           the test programs N times in a row, without the names those of faults, crashes and many at
@@ -29,6 +31,8 @@ usage: cargo xtask TASK
                           Stockade, the floor and the installed peers, interleaved (as root)
   bench-unpack [--json] [--n N] [--only ROW,ROW...]
                           the Debian root unpacked by Stockade and by GNU tar, and the results compared (as root)
+  vm [OPTIONS] -- CMD [ARG...]
+                          one command as root in a throw-away machine with cgroup v2; `cargo xtask vm` says more
 ";
 
 /// Errors are sentences for the person at the terminal.

@@ -36,17 +36,8 @@ pub fn run(mut args: Args) -> Result {
     let mut steps = Steps::default();
     let wanted = if quick { Wanted::WhatIsQuick } else { Wanted::Everything };
     steps.step("setup", || setup::run(wanted))?;
-    steps.step("format", || sh::run(sh::cargo().args(["fmt", "--all", "--check"])))?;
-    steps.step("lints", || {
-        let lint = ["clippy", "--quiet", "--workspace", "--all-targets", "--all-features"];
-        sh::run(sh::cargo().args(lint).args(["--", "-D", "warnings"]))
-    })?;
-    if !quick {
-        steps.step("documentation", || {
-            let doc = ["doc", "--quiet", "--no-deps", "--workspace", "--all-features"];
-            sh::run(sh::cargo().args(doc).env("RUSTDOCFLAGS", "-D warnings"))
-        })?;
-        steps.step("package", package::check)?;
+    if !lane_only {
+        checks(&mut steps, quick)?;
     }
     // Last, so that the test runner's closing lines are near the end.
     let mut sums = Sums::default();
@@ -80,6 +71,23 @@ pub fn run(mut args: Args) -> Result {
     steps.print();
     sums.print();
     if failures.is_empty() { Ok(()) } else { Err(failures.join("\n  ")) }
+}
+
+/// What is looked at before the tests.
+fn checks(steps: &mut Steps, quick: bool) -> Result {
+    steps.step("format", || sh::run(sh::cargo().args(["fmt", "--all", "--check"])))?;
+    steps.step("lints", || {
+        let lint = ["clippy", "--quiet", "--workspace", "--all-targets", "--all-features"];
+        sh::run(sh::cargo().args(lint).args(["--", "-D", "warnings"]))
+    })?;
+    if !quick {
+        steps.step("documentation", || {
+            let doc = ["doc", "--quiet", "--no-deps", "--workspace", "--all-features"];
+            sh::run(sh::cargo().args(doc).env("RUSTDOCFLAGS", "-D warnings"))
+        })?;
+        steps.step("package", package::check)?;
+    }
+    Ok(())
 }
 
 /// Whether this is a CI job, where nothing may be left out.

@@ -88,7 +88,7 @@ fn config(options: Run) -> Result<ContainerConfig, Fail> {
     let mut limits = Limits::default();
     limits.memory_max = memory.map(Limit::Value);
     limits.pids_max = pids.map(Limit::Value);
-    let has_limits = limits != Limits::default();
+    let has_limits = !limits.is_empty();
 
     let mut c = ContainerConfig::builder(name).ephemeral().network(network).limits(limits).args(process.args);
     c = match root {

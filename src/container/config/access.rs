@@ -3,16 +3,17 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use super::ContainerConfig;
 use super::choices::{CgroupConfig, EtcFile, IdMapConfig, Network, SeccompConfig};
 use super::mounts::{Mount, MountSet, Propagation};
 use crate::caps::{Capability, CapabilitySets, Securebits};
-use crate::cgroup::{Enforce, Limits};
+use crate::cgroup::{DeviceAccess, DeviceKind, DevicePolicy, DeviceVerdict, Enforce, Limits};
 use crate::name::InstanceId;
 use crate::namespaces::{NamespaceKind, NamespaceSet, NamespaceSource, Privilege};
 use crate::process::{OomScoreAdj, Personality, Resource, Rlimit, Sysctl, Umask, User};
-use crate::rootfs::Rootfs;
+use crate::rootfs::{Rootfs, standard};
 
 macro_rules! by_ref {
     ($($(#[$doc:meta])* $name:ident: $t:ty;)*) => {$(
@@ -130,6 +131,36 @@ impl ContainerConfig {
             }
             _ => CapabilitySets::system_unprivileged(),
         })
+    }
+
+    /// Its device policy: the one that was set, or that of its privilege, which for a privileged container with a
+    /// cgroup of its own is [`DevicePolicy::standard`]. `None` where there is none to be.
+    pub fn devices(&self) -> Option<&DevicePolicy> {
+        static STANDARD: OnceLock<DevicePolicy> = OnceLock::new();
+        let by_privilege = self.privilege == Privilege::Privileged && self.cgroup == CgroupConfig::Auto;
+        let standard = || by_privilege.then(|| STANDARD.get_or_init(DevicePolicy::standard));
+        self.devices.as_ref().or_else(standard)
+    }
+
+    /// Whether it runs only with a policy that denies what it does not name.
+    pub(crate) fn confines_devices(&self) -> bool {
+        let denies = |policy: &DevicePolicy| policy.default_verdict() == DeviceVerdict::Deny;
+        self.enforce == Enforce::Required && self.devices().is_some_and(denies)
+    }
+
+    /// Whether the policy lets the child make the usual device nodes.
+    pub(crate) fn may_make_devices(&self) -> bool {
+        let may = |p: &DevicePolicy, d: &standard::Device| {
+            p.allows(DeviceKind::Char, d.major, d.minor, DeviceAccess::MKNOD)
+        };
+        self.devices().is_none_or(|p| standard::DEVICES.iter().all(|d| may(p, d)))
+    }
+
+    /// Whether a process in it can open `/dev/null` and gets the null device.
+    pub(crate) fn may_open_null(&self) -> bool {
+        const READ_WRITE: DeviceAccess = DeviceAccess::READ.union(DeviceAccess::WRITE);
+        let may = |p: &DevicePolicy| p.allows(DeviceKind::Char, 1, 3, READ_WRITE);
+        self.has_null_device() && self.devices().is_none_or(may)
     }
 
     /// Whether `/dev/null` inside is sure to be the null device.

@@ -8,7 +8,7 @@ use super::choices::{CgroupConfig, EtcFile, IdMapConfig, Network, SeccompConfig}
 use super::mounts::{Mount, MountSet, Propagation};
 use super::{ContainerConfig, InstanceId};
 use crate::caps::{CapabilitySets, Securebits};
-use crate::cgroup::{Enforce, Limits};
+use crate::cgroup::{DevicePolicy, Enforce, Limits};
 use crate::error::{Error, Result};
 use crate::namespaces::{NamespaceKind, NamespaceSet, NamespaceSource, Privilege, TimeOffsets};
 use crate::process::{OomScoreAdj, Personality, Resource, Rlimit, Sysctl, Umask, User};
@@ -309,7 +309,17 @@ impl ContainerBuilder {
         self
     }
 
-    /// Sets what to do about a limit that cannot be set on this host.
+    /// Sets which device nodes may be opened and made in it; from the first instruction of its program on, and for
+    /// all that it starts. Needs a cgroup of its own and root of the host.
+    ///
+    /// Unless told otherwise a privileged container has [`DevicePolicy::standard`], and one in a user namespace has no
+    /// policy: the kernel lets it make no device nodes, and it can open only those that it was given.
+    pub fn devices(mut self, policy: DevicePolicy) -> Self {
+        self.config.devices = Some(policy);
+        self
+    }
+
+    /// Sets what to do about a limit, or about the device policy, that cannot be set on this host.
     pub fn enforce(mut self, enforce: Enforce) -> Self {
         self.config.enforce = enforce;
         self

@@ -10,7 +10,6 @@ use super::choices::{CgroupConfig, IdMapConfig};
 use super::mounts::{self, Mount};
 use super::{ContainerConfig, MountSet};
 use crate::caps::Capability;
-use crate::cgroup::Limits;
 use crate::error::Error;
 use crate::idmap::{IdKind, InnerGid, InnerUid};
 use crate::namespaces::{NamespaceKind, NamespaceSource, Privilege, Target};
@@ -28,6 +27,9 @@ const MAX_LAYERS: usize = 500;
 const AUTO_IDS: u32 = 65_536;
 /// Far more than any of the three files needs.
 const MAX_ETC_FILE: usize = 1 << 20;
+/// What opens the host's devices to a privileged container.
+const UNCONFINED: &str =
+    "not for privileged containers without a device policy that is required and denies by default";
 
 /// One thing that is wrong with a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,12 +58,12 @@ impl fmt::Display for Problem {
 }
 
 /// All of them in one line.
-pub(super) fn list(problems: &[Problem]) -> String {
+pub(in crate::container) fn list(problems: &[Problem]) -> String {
     problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
 /// Everything that is wrong with a configuration.
-pub(super) fn problems(config: &ContainerConfig) -> Vec<Problem> {
+pub(in crate::container) fn problems(config: &ContainerConfig) -> Vec<Problem> {
     let mut check = Check { config, found: Vec::new() };
     if config.id.snapshot.is_some() {
         check.add("id", "is a snapshot's");
@@ -75,7 +77,10 @@ pub(super) fn problems(config: &ContainerConfig) -> Vec<Problem> {
     check.namespaces();
     check.names();
     check.sysctls();
-    if config.cgroup == CgroupConfig::None && config.limits != Limits::default() {
+    for (field, why) in config.limits.problems() {
+        check.add(format!("limits.{field}"), why);
+    }
+    if config.cgroup == CgroupConfig::None && !config.limits.is_empty() {
         check.add("limits", "need a control group, and the container is to have none");
     }
     if config.cgroup == CgroupConfig::Delegated && !config.namespaces.is_new(NamespaceKind::Cgroup) {
@@ -84,6 +89,14 @@ pub(super) fn problems(config: &ContainerConfig) -> Vec<Problem> {
     if config.cgroup == CgroupConfig::Delegated && matches!(config.namespaces.user, NamespaceSource::Join(_))
     {
         check.add("cgroup", "cannot be delegated in a user namespace of others");
+    }
+    if let Some(policy) = &config.devices {
+        if config.cgroup == CgroupConfig::None {
+            check.add("devices", "need a control group, and the container is to have none");
+        }
+        if let Err(e) = policy.validate() {
+            check.found.push(Problem::of("devices", &e));
+        }
     }
     if config.cgroup == CgroupConfig::None && !config.namespaces.is_new(NamespaceKind::Pid) {
         check.add("cgroup", "without one the container needs a new pid namespace, to be stopped whole");
@@ -192,8 +205,11 @@ impl Check<'_> {
                     }
                 }
             }
-            if self.config.privilege == Privilege::Privileged && !mount.options().nodev {
-                self.add(format!("{field}.options"), "devices are not for privileged containers");
+            if self.config.privilege == Privilege::Privileged
+                && !mount.options().nodev
+                && !self.config.confines_devices()
+            {
+                self.add(format!("{field}.options"), format!("devices are {UNCONFINED}"));
             }
         }
         let lists =
@@ -306,8 +322,8 @@ impl Check<'_> {
                 self.found.push(Problem::of("capabilities", &e));
             }
             let sets = [caps.effective, caps.permitted, caps.inheritable, caps.bounding, caps.ambient];
-            if privileged && sets.iter().any(|set| set.contains(Capability::Mknod)) {
-                self.add("capabilities", "CAP_MKNOD is not for privileged containers: it opens every device");
+            if privileged && !c.confines_devices() && sets.iter().any(|set| set.contains(Capability::Mknod)) {
+                self.add("capabilities", format!("CAP_MKNOD opens every device: it is {UNCONFINED}"));
             }
         }
         if !self.new_ns(NamespaceKind::User) && c.idmap != IdMapConfig::Auto {

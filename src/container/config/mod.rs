@@ -21,7 +21,8 @@ pub use self::check::Problem;
 pub use self::choices::{CgroupConfig, EtcFile, IdMapConfig, Network, SeccompConfig};
 pub use self::mounts::{BindMount, Mount, MountOptions, MountSet, Propagation, TmpfsMount};
 use crate::caps::{CapabilitySets, Securebits};
-use crate::cgroup::{Enforce, Limits};
+use crate::cgroup::{DevicePolicy, Enforce, Limits};
+use crate::error::{Error, Result};
 use crate::instance::sealed;
 use crate::name::InstanceId;
 use crate::namespaces::{NamespaceKind, NamespaceSet, NamespaceSource, Privilege, Target};
@@ -145,6 +146,9 @@ pub struct ContainerConfig {
     pub(crate) limits: Limits,
     #[serde(default)]
     pub(crate) enforce: Enforce,
+    /// `None` for what goes with the privilege.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) devices: Option<DevicePolicy>,
 }
 
 impl ContainerConfig {
@@ -186,6 +190,7 @@ impl ContainerConfig {
             cgroup: CgroupConfig::default(),
             limits: Limits::default(),
             enforce: Enforce::default(),
+            devices: None,
         }
     }
 
@@ -198,6 +203,15 @@ impl ContainerConfig {
     pub(crate) fn with_id(mut self, id: InstanceId) -> Self {
         self.id = id;
         self
+    }
+
+    /// Checks it anew after a change.
+    pub(crate) fn check(&self) -> Result<()> {
+        let problems = check::problems(self);
+        if problems.is_empty() {
+            return Ok(());
+        }
+        Err(Error::invalid("configuration of container", check::list(&problems)).object(self.id.to_string()))
     }
 
     /// Where its record is kept.

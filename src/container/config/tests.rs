@@ -158,7 +158,9 @@ fn mount_flags() {
     let all = Mount::tmpfs("/t").read_only().noexec().suid().dev();
     assert_eq!(all.options(), MountOptions { read_only: true, nosuid: false, nodev: false, noexec: true });
     assert_eq!(problems(base().mount(all.clone())), Vec::<String>::new());
-    one(base().privileged().mount(all), "mounts[0].options", "devices");
+    base().privileged().mount(all.clone()).build().unwrap();
+    let unconfined = base().privileged().devices(DevicePolicy::allow_all());
+    one(unconfined.mount(all), "mounts[0].options", "devices");
     let idmapped = Mount::bind("/a", "/b").idmapped();
     assert_eq!(problems(base().mount(idmapped.clone())), Vec::<String>::new());
     one(base().privileged().mount(idmapped), "mounts[0].ids", "user namespace");
@@ -214,7 +216,8 @@ fn privilege() {
     assert_eq!(c.capabilities(), CapabilitySets::system_privileged());
     one(base().privileged().namespaces(NamespaceSet::default()), "privileged", "another one");
     one(base().namespace(NamespaceKind::User, NamespaceSource::Host), "namespaces", "privileged");
-    one(base().privileged().capabilities(CapabilitySets::docker_default()), "capabilities", "CAP_MKNOD");
+    let unconfined = base().privileged().devices(DevicePolicy::allow_all());
+    one(unconfined.capabilities(CapabilitySets::docker_default()), "capabilities", "CAP_MKNOD");
     assert_eq!(problems(base().capabilities(CapabilitySets::docker_default())), Vec::<String>::new());
     let broken = CapabilitySets { ambient: CapSet::of(&[Capability::NetRaw]), ..CapabilitySets::none() };
     one(base().capabilities(broken), "capabilities", "ambient");
@@ -250,7 +253,7 @@ fn sysctls() {
 
 #[test]
 fn limits_need_a_control_group() {
-    let limits = Limits { pids_max: Some(crate::cgroup::Limit::Value(10)), ..Limits::default() };
+    let limits = Limits::new().pids_max(10);
     assert_eq!(problems(base().limits(limits.clone())), Vec::<String>::new());
     one(base().limits(limits).cgroup(CgroupConfig::None), "limits", "control group");
 }
@@ -259,7 +262,7 @@ fn limits_need_a_control_group() {
 fn json_and_back() {
     let odd = |s: &str| OsString::from_vec([s.as_bytes(), &[0xff]].concat());
     let policy = Policy::new(Action::Allow);
-    let limits = Limits { memory_max: Some(crate::cgroup::Limit::Value(1 << 30)), ..Limits::default() };
+    let limits = Limits::new().memory_max(1 << 30);
     let full = base()
         .ephemeral()
         .kill_on_drop()
@@ -290,6 +293,7 @@ fn json_and_back() {
         .sysctl("net.ipv4.ip_forward", "1")
         .limits(limits)
         .enforce(Enforce::BestEffort)
+        .devices(DevicePolicy::standard())
         .build()
         .unwrap();
     for config in [full, base().build().unwrap(), base().privileged().build().unwrap()] {

@@ -32,6 +32,7 @@ use rustix::process::Pid;
 use self::descriptors::Descriptors;
 use self::plan::{Parts, Users};
 use super::config::{ContainerConfig, EtcFile, Network};
+use super::devices;
 use super::streams::Sources;
 use super::tail::{Settings, Tail};
 use crate::caps::{CapSet, Capability};
@@ -63,6 +64,8 @@ pub(super) struct Request<'a> {
     pub(super) payload: Option<&'a Cgroup>,
     /// The namespaces to join, in that order.
     pub(super) joins: Vec<Namespace>,
+    /// A fresh network namespace for this container alone, in place of one that clone3 makes. Without any to join.
+    pub(super) network: Option<&'a Namespace>,
     /// The instance's own directory for an overlay's changes.
     pub(super) upper: Option<PathBuf>,
     /// Directories of the runtime, hidden from a container of the host's own files.
@@ -168,8 +171,13 @@ impl Request<'_> {
     /// The plan where all namespaces are new or the host's; the descriptors come with it.
     fn plan_alone(&self, streams: Sources) -> Result<(Plan, Descriptors)> {
         let mut fds = Descriptors::from_slot(0);
+        let network =
+            self.network.map(|ns| fds.ready(ns.as_fd().try_clone_to_owned().map_err(dup)?)).transpose()?;
         let parts = self.parts(&mut fds, streams)?;
         let mut plan = Plan::new(fds.len());
+        if let Some(network) = network {
+            plan.setns("enter the prewarmed network namespace", network, NamespaceKind::Net.clone_flag());
+        }
         self.assemble(&mut plan, &parts);
         Ok((plan, fds))
     }
@@ -299,6 +307,9 @@ impl Request<'_> {
         if !self.has_new_users() {
             all &= !NamespaceKind::User.clone_flag();
         }
+        if self.network.is_some() {
+            all &= !NamespaceKind::Net.clone_flag();
+        }
         if self.config.namespaces.time_offsets.is_zero() {
             all
         } else {
@@ -336,7 +347,7 @@ impl Request<'_> {
         fds.need_user_namespace().then(|| started.user_namespace()).transpose()
     }
 
-    /// Sets the limits that the host sets.
+    /// Sets the limits that the host sets, and the device policy.
     fn limit(&self, started: &Started) -> Result<Vec<Skipped>> {
         let child = started.child()?;
         if !self.sets_own_rlimits() {
@@ -350,10 +361,15 @@ impl Request<'_> {
             let path = format!("/proc/{}/oom_score_adj", child.id());
             write_proc(OOM_SCORE, &path, &value.get().to_string()).map_err(explain_oom_score)?;
         }
-        match self.cgroup {
-            Some(cgroup) if self.has_limits() => cgroup.apply(&self.config.limits, self.config.enforce),
-            _ => Ok(Vec::new()),
+        let mut skipped = match self.cgroup {
+            Some(cgroup) if self.has_limits() => cgroup.apply(&self.config.limits, self.config.enforce)?,
+            _ => Vec::new(),
+        };
+        // The child waits for its plan, which needs no device that the policy denies.
+        if let Some(cgroup) = self.cgroup {
+            skipped.extend(devices::confine(self.host, cgroup, self.config)?);
         }
+        Ok(skipped)
     }
 
     /// The capabilities that stage-2 needs and that executing it would take away: in a new user namespace no id is

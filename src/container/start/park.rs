@@ -13,9 +13,7 @@ impl Request<'_> {
     /// returned handle or with this process.
     pub(in crate::container) fn park(&self) -> Result<Started> {
         let mut fds = Descriptors::from_slot(0);
-        let parts = self.parts(&mut fds, Sources::null())?;
-        let mut plan = Plan::new(fds.len());
-        plan::build_sandbox(&mut plan, self.config, &parts);
+        let mut plan = self.plan_sandbox(&mut fds)?;
         let spec = Spec {
             strategy: self.strategy,
             namespaces: self.clone_flags(),
@@ -31,6 +29,14 @@ impl Request<'_> {
         started.or_its_own(&plan, sent)?;
         started.wait_parked(&plan, self.deadline, self.cancel.as_ref())?;
         Ok(started)
+    }
+
+    /// The plan of a sandbox, which ends with the wait for the next one.
+    pub(super) fn plan_sandbox(&self, fds: &mut Descriptors) -> Result<Plan> {
+        let parts = self.parts(fds, Sources::null())?;
+        let mut plan = Plan::new(fds.len());
+        plan::build_sandbox(&mut plan, self.config, &parts);
+        Ok(plan)
     }
 
     /// Runs the program of this configuration in a sandbox that [`park`](Self::park) made of one like it.

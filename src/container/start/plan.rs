@@ -237,7 +237,7 @@ impl Builder<'_> {
 
     fn needs_old_root(&self) -> bool {
         let standard = self.config.base_mounts == MountSet::Standard;
-        (standard && (self.user_namespace() || !self.own_sysfs()))
+        (standard && (self.binds_devices() || !self.own_sysfs()))
             || !self.parts.hidden.is_empty()
             || self.parts.mounts.iter().flatten().any(|(tree, _)| matches!(tree, Tree::Path(_)))
     }

@@ -148,6 +148,7 @@ fn build(place: &Place, case: Case) -> Result<Built> {
         groups: host.set_groups(),
         cgroup: None,
         payload: None,
+        network: None,
         joins: Vec::new(),
         upper: Some(upper),
         runtime_dirs: [Path::new("/var/lib/stockade"), Path::new("/run/stockade")],
@@ -162,6 +163,9 @@ fn build(place: &Place, case: Case) -> Result<Built> {
         true => request.plan_alone(streams)?,
         false => request.plan_joined(streams, &joins)?,
     };
+    if let Some(dir) = std::env::var_os("STOCKADE_PLAN_SEEDS") {
+        std::fs::write(Path::new(&dir).join(case.name), plan.encode()).unwrap();
+    }
     let text = portable(&plan.dump(), place);
     Ok(Built { name: case.name, config, text })
 }
@@ -239,6 +243,46 @@ fn the_cgroup_and_descriptors_of_a_joined_plan_follow_its_namespaces() {
     {
         assert!(text.contains(line), "{line}\n{text}");
     }
+}
+
+/// A sandbox waits for long, with whatever the host had open without closing it on exec: that goes first of all.
+#[test]
+fn a_parked_child_first_closes_what_is_not_its_own() {
+    let place = Place::new();
+    let mut looked_at = 0;
+    for privileged in [false, true] {
+        let config = ContainerConfig::builder("c").rootfs(Rootfs::dir(place.at("root"))).read_only_root();
+        let config = if privileged { config.privileged() } else { config }.build().unwrap();
+        let (host, stage2, map) =
+            (Host::of(CapSet::ALL, (0, 0)), Stage2::new().unwrap(), IdMap::range(100_000, 65_536).unwrap());
+        let request = Request {
+            host: &host,
+            config: &config,
+            users: if privileged { UserNamespace::Host } else { UserNamespace::New(&map) },
+            groups: host.set_groups(),
+            cgroup: None,
+            network: None,
+            joins: Vec::new(),
+            upper: None,
+            runtime_dirs: [Path::new("/var/lib/stockade"), Path::new("/run/stockade")],
+            strategy: Strategy::Exec(&stage2),
+            deadline: Deadline::none(),
+            cancel: None,
+            fault: None,
+            witness: None,
+        };
+        let mut fds = Descriptors::from_slot(0);
+        let plan = request.plan_sandbox(&mut fds).unwrap();
+        let text = portable(&plan.dump(), &place);
+        let ops: Vec<&str> = text.lines().map(|line| line.split_at(4).1).collect();
+        assert_eq!(ops[0], "close_inherited", "{text}");
+        // Nothing is open when it waits, either.
+        assert!(ops[ops.len() - 2].starts_with("close_others"), "{text}");
+        assert!(ops[ops.len() - 1].starts_with("next_plan"), "{text}");
+        assert!(ops.iter().any(|op| op.starts_with("pivot_root")), "{text}");
+        looked_at += 1;
+    }
+    assert_eq!(looked_at, 2);
 }
 
 #[test]

@@ -46,7 +46,8 @@ impl Container {
     /// As `start_with`, under an action of the caller's.
     pub(in crate::container) fn start_locked(&self, options: StartOptions) -> Result<Pipes> {
         // Of a new one nobody else can have begun a run; if somebody has, the claim on the record of this run tells.
-        if !self.fresh.swap(false, Ordering::Relaxed) {
+        let fresh = self.fresh.swap(false, Ordering::Relaxed);
+        if !fresh {
             self.settle_if_ended()?;
         }
         match &*self.run() {
@@ -54,18 +55,20 @@ impl Container {
             Run::Deleted => return Err(self.gone()),
             Run::Never | Run::Ended { .. } => {}
         }
+        // Another runtime may have deleted or changed it. Of a new ephemeral one the record of its run tells, which is
+        // in the same directory.
+        if !fresh || self.config().durability() == Durability::Durable {
+            self.refresh()?;
+        }
         let config = self.config();
+        config.limits.check_host()?;
+        self.enable_controllers(&config)?;
         let deadline = Deadline::from(options.deadline);
         let (mut sources, mut pipes) = streams::open(options.stdin, options.stdout, options.stderr)?;
-        if !config.has_null_device() {
+        if !config.may_open_null() {
             sources = sources.with_host_null()?;
         }
         let inner = self.runtime.inner();
-        // Another runtime may have deleted it. Of an ephemeral one the record of its run tells, which is in the same
-        // directory.
-        if config.durability() == Durability::Durable {
-            self.check_record()?;
-        }
         let mut joins = config.namespaces.open_joins(|id, kind| self.namespace_of(id, kind))?;
         let id_map = self.id_map()?;
         let mut groups = inner.host.set_groups();
@@ -82,9 +85,9 @@ impl Container {
         let guests = self.guests(&config)?;
         let upper = self.upper_dir(&config)?;
         // Nothing may fail between this and the start, which removes it on failure.
-        let sandbox = self.sandbox().take().filter(Sandbox::is_alive);
-        let (parked, cgroup) = match sandbox {
-            Some(mut sandbox) => (sandbox.started.take(), sandbox.cgroup.take()),
+        let mut sandbox = self.sandbox().take().filter(Sandbox::is_alive);
+        let (parked, cgroup) = match &mut sandbox {
+            Some(sandbox) => (sandbox.started.take(), sandbox.cgroup.take()),
             None => (None, self.make_cgroup(&config)?),
         };
         let payload = match &cgroup {
@@ -102,20 +105,27 @@ impl Container {
             }
             _ => None,
         };
+        let users = match &id_map {
+            Some(map) if !holds_users => UserNamespace::New(map),
+            Some(_) => UserNamespace::Joined,
+            None if joined_users => UserNamespace::Joined,
+            None => UserNamespace::Host,
+        };
+        let fits = parked.is_none()
+            && joins.is_empty()
+            && matches!(users, UserNamespace::Host)
+            && config.namespaces.is_new(NamespaceKind::Net);
+        let network = if fits { self.runtime.take_network() } else { None };
         let noted = Noted { container: self, cgroup: cgroup.as_ref(), record: RefCell::default() };
         let request = Request {
             host: &inner.host,
             config: &config,
-            users: match &id_map {
-                Some(map) if !holds_users => UserNamespace::New(map),
-                Some(_) => UserNamespace::Joined,
-                None if joined_users => UserNamespace::Joined,
-                None => UserNamespace::Host,
-            },
+            users,
             groups,
             cgroup: cgroup.as_ref(),
             payload: payload.as_ref(),
             joins,
+            network: network.as_ref().map(|taken| &taken.namespace),
             upper,
             runtime_dirs: [&inner.state_dir, &inner.run_dir],
             strategy: inner.host.strategy(),
@@ -128,6 +138,8 @@ impl Container {
             Some(parked) => request.unpark(parked, sources),
             None => start(request, sources),
         };
+        // Their pools make others from here on.
+        drop((sandbox, network));
         let up = up.map_err(|e| inner.host.explain_denied(e)).and_then(|mut up| {
             pipes.seccomp_listener = up.running.listener.take();
             known(&config, up, &guests)
@@ -136,7 +148,9 @@ impl Container {
         match (up, record) {
             (Ok(child), Some(record)) => {
                 let started_at = record.started_at;
-                *self.run() = Run::Live(Arc::new(Live { child, guests, cgroup, id_map, started_at, record }));
+                let skipped = std::sync::Mutex::default();
+                *self.run() =
+                    Run::Live(Arc::new(Live { child, guests, cgroup, id_map, started_at, record, skipped }));
                 Ok(pipes)
             }
             (Ok(child), None) => {
@@ -155,18 +169,6 @@ impl Container {
         }
     }
 
-    /// Fails where the container's record is gone or is another's: deleted by another runtime, and perhaps made anew.
-    pub(in crate::container) fn check_record(&self) -> Result<()> {
-        #[derive(serde::Deserialize)]
-        struct Which {
-            uuid: String,
-        }
-        match self.runtime.inner().store.find::<Which>(&self.id(), self.config().durability())? {
-            Some(found) if found.uuid == self.uuid => Ok(()),
-            _ => Err(self.gone()),
-        }
-    }
-
     /// Puts back what was known of the run before, as the start has failed.
     fn forget_run(&self) -> Result<()> {
         let store = &self.runtime.inner().store;
@@ -182,6 +184,7 @@ impl Container {
                     started_at,
                     exit: Some(exit),
                     skipped: Vec::new(),
+                    updating: false,
                 };
                 store.save_run(&self.id(), self.config().durability(), &record)
             }
@@ -220,13 +223,6 @@ impl Container {
         let name = self.cgroup_name();
         if config.cgroup == CgroupConfig::Delegated
             && let Err(e) = self.enable_for_payload()
-            && config.enforce == Enforce::Required
-        {
-            return Err(e);
-        }
-        let wanted = config.limits.controllers();
-        // What the boundary has not got is the limits' own error, which says what grants it.
-        if let Err(e) = inner.host.enable_controllers(&wanted)
             && config.enforce == Enforce::Required
         {
             return Err(e);
@@ -317,7 +313,8 @@ impl Witness for Noted<'_> {
             cgroup_id: None,
             started_at: SystemTime::now(),
             exit: None,
-            skipped: skipped.iter().map(|s| format!("{}: {}", s.file, s.reason)).collect(),
+            skipped: skipped.iter().map(ToString::to_string).collect(),
+            updating: false,
         };
         let c = self.container;
         let (id, durability) = (c.id(), c.config().durability());

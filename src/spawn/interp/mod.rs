@@ -18,12 +18,16 @@
 
 pub(crate) mod abi;
 mod files;
+#[cfg(feature = "fuzzing")]
+mod fuzzing;
 mod mounts;
 mod ops;
 mod socket;
 pub(crate) mod syscall;
 pub(crate) mod window;
 
+#[cfg(feature = "fuzzing")]
+pub(crate) use fuzzing::lists;
 pub(crate) use ops::raise_ambient;
 
 use abi::{Header, Op, Record, code, on_error};

@@ -194,6 +194,9 @@ impl Interp {
             let argv = self.pointers(argv);
             let envp = self.pointers(envp);
             let paths = self.pointers(paths);
+            if argv.is_null() || envp.is_null() || paths.is_null() {
+                return -syscall::EBADMSG;
+            }
             let mut worst = -syscall::ENOENT;
             let mut i = 0;
             while !(*paths.add(i)).is_null() {
@@ -209,18 +212,29 @@ impl Interp {
         }
     }
 
-    /// Turns a list of offsets, ended by 0, into a list of pointers, ended by null.
-    unsafe fn pointers(&mut self, list: u64) -> *const *const u8 {
-        let start = self.at(list).cast::<u64>();
-        let mut p = start;
-        // SAFETY: the builder ended the list inside the plan.
-        unsafe {
-            while !p.is_null() && *p != 0 {
-                *p = self.at(*p) as u64;
-                p = p.add(1);
-            }
+    /// Turns a list of offsets, ended by 0, into a list of pointers, ended by null; null where it is no list that
+    /// ends inside the plan.
+    pub(super) unsafe fn pointers(&mut self, list: u64) -> *const *const u8 {
+        let mut off = list as usize;
+        if off == 0 || off & 7 != 0 {
+            return core::ptr::null();
         }
-        start.cast_const().cast()
+        loop {
+            // A plan is longer than its header, and so than a word.
+            if off > self.len.wrapping_sub(8) {
+                return core::ptr::null();
+            }
+            // SAFETY: a whole, aligned word of the plan.
+            unsafe {
+                let word = self.base.add(off).cast::<u64>();
+                if *word == 0 {
+                    break;
+                }
+                *word = self.at(*word) as u64;
+            }
+            off += 8;
+        }
+        self.at(list).cast_const().cast()
     }
 }
 

@@ -241,6 +241,33 @@ fn what_is_no_whole_plan_is_refused() {
     });
 }
 
+#[test]
+fn lists_that_do_not_end_in_the_plan_are_refused() {
+    both(|strategy| {
+        let plan = exits_with_7();
+        let whole = plan.encode();
+        let ops_at = u32::from_ne_bytes(whole[12..16].try_into().unwrap()) as usize;
+        let exec = ops_at + (plan.len() - 1) * size_of::<Op>();
+        let last = whole.len() as u64 - 8;
+        for list in 0..3 {
+            for (what, at) in [
+                ("none", 0),
+                ("one outside", whole.len() as u64),
+                ("one far outside", u64::MAX - 7),
+                ("one that is not aligned", 20),
+                ("one without an end", last),
+            ] {
+                let mut bytes = whole.clone();
+                bytes[last as usize] = 1;
+                let arg = exec + 8 + 8 * list;
+                bytes[arg..arg + 8].copy_from_slice(&at.to_ne_bytes());
+                let e = send(strategy, &bytes, &plan).unwrap_err();
+                assert_eq!(e.errno(), Some(libc::EBADMSG), "list {list}, {what}, {strategy:?}: {e}");
+            }
+        }
+    });
+}
+
 /// What a changed plan could do to this machine. The child inherits the filter, so these fail there.
 const FORBIDDEN: [&str; 22] = [
     "mount",

@@ -43,7 +43,8 @@ pub fn run(options: &Options) -> Result {
     let mut child = command.spawn().map_err(|e| format!("`sh` did not start: {e}"))?;
 
     // Far above what any row needs: a runtime that hangs is ended by the cgroup's removal.
-    let end = Instant::now() + Duration::from_secs(60) + Duration::from_secs(2) * options.rounds;
+    let rounds = options.rounds * options.beside.len() as u32;
+    let end = Instant::now() + Duration::from_secs(60) + Duration::from_secs(3) * rounds;
     loop {
         match child.try_wait().map_err(|e| format!("waiting for the measurement: {e}"))? {
             Some(status) if status.success() => return Ok(()),

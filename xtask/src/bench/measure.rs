@@ -6,13 +6,18 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use super::guard::{CGROUP, SCRATCH, mount_cgroup2};
-use super::row::Row;
+use super::report::Series;
+use super::row::{Driver, Row};
 use super::{Options, ours, peers, report};
 use crate::Result;
 use crate::fixtures::at;
 
 /// Between two runs: the kernel takes namespaces apart in the background.
 const GAP: Duration = Duration::from_millis(2);
+/// After neighbours were stopped, for the same reason.
+const SETTLE: Duration = Duration::from_millis(500);
+/// Rounds with one number of neighbours, before the turn of the next: as noise comes and goes, it meets all of them.
+const BLOCK: u32 = 10;
 
 /// Where the runs happen.
 pub struct Place {
@@ -56,23 +61,61 @@ pub fn run(options: &Options) -> Result {
     }
 
     eprintln!("bench-peers: {} rounds of {} rows, {}", options.rounds, rows.len(), machine());
-    // One round more, not counted: caches and lazy kernel structures are warm afterwards.
-    for round in 0..=options.rounds {
-        for row in &mut rows {
-            let time = row.once()?;
-            if round > 0 {
-                row.times.push(time);
-            }
-            sleep(GAP);
-        }
-    }
+    let series = turns(&place, &mut rows, options)?;
     if options.json {
-        println!("{}", report::json(&rows));
+        println!("{}", report::json(&series));
     } else {
-        print!("{}", report::table(&rows));
+        print!("{}", report::tables(&series));
     }
     peers::end(&place);
     rows.into_iter().try_for_each(Row::end)
+}
+
+/// The rows in turns, and blocks of rounds with each number of neighbours in turns. What the neighbours' numbers are
+/// compared with is the first of them.
+fn turns(place: &Place, rows: &mut [Row], options: &Options) -> Result<Vec<Series>> {
+    let beside = &options.beside;
+    let alone = beside == &[0];
+    let mut neighbours = if alone { None } else { Some(ours::neighbours(place)?) };
+    let mut series = Vec::new();
+    for row in &*rows {
+        for (i, n) in beside.iter().enumerate() {
+            let name = if *n == 0 { row.name.to_owned() } else { format!("{}+{n}", row.name) };
+            let first = beside[0];
+            let base = match (i, first) {
+                (0, _) => row.base.to_owned(),
+                (_, 0) => row.name.to_owned(),
+                _ => format!("{}+{first}", row.name),
+            };
+            series.push(Series { name, base, times: Vec::new() });
+        }
+    }
+    let mut left = options.rounds;
+    while left > 0 {
+        let block = if alone { left } else { left.min(BLOCK) };
+        left -= block;
+        for (i, n) in beside.iter().enumerate() {
+            if let Some(driver) = &mut neighbours {
+                let running = driver.once(&n.to_string())?;
+                if running.trim() != n.to_string() {
+                    return Err(format!("{n} containers beside: the driver answered `{}`", running.trim()));
+                }
+                sleep(SETTLE);
+            }
+            // One round more, not counted: caches and lazy kernel structures are warm afterwards.
+            for round in 0..=block {
+                for (j, row) in rows.iter_mut().enumerate() {
+                    let times = row.once()?;
+                    if round > 0 {
+                        series[j * beside.len() + i].times.push(times);
+                    }
+                    sleep(GAP);
+                }
+            }
+        }
+    }
+    neighbours.map_or(Ok(()), Driver::end)?;
+    Ok(series)
 }
 
 /// The order of the table.
@@ -83,8 +126,8 @@ const ORDER: &[&str] = &[
     "stockade_userns",
     "stockade_1gib",
     "stockade_2gib",
-    "stockade_500",
     "stockade_mounts",
+    "stockade_networks",
     "stockade_pool",
     "stockade_userns_pool",
     "floor_cli",
@@ -93,6 +136,8 @@ const ORDER: &[&str] = &[
     "lxc_execute",
     "crun",
     "runc",
+    "throughput",
+    "crun_throughput",
     "floor_exec",
     "exec",
     "crun_exec",
@@ -114,6 +159,7 @@ impl Wanted {
             "stockade_userns" | "stockade_userns_pool" => "floor_userns",
             "exec" | "crun_exec" | "runc_exec" => "floor_exec",
             "stockade_cli" => "floor_cli",
+            "throughput" => "crun_throughput",
             _ => "floor",
         };
         self.0.as_ref().is_none_or(|list| list.iter().any(|row| row == name || unit_of(row) == name))

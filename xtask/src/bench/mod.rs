@@ -36,6 +36,8 @@ struct Options {
     json: bool,
     rounds: u32,
     only: Option<String>,
+    /// How many containers run beside: the rows are measured for each of these numbers.
+    beside: Vec<u32>,
 }
 
 impl Options {
@@ -44,17 +46,33 @@ impl Options {
         if rounds == 0 {
             return Err("--n must be at least 1".to_owned());
         }
-        Ok(Self { json: args.switch("--json"), rounds, only: args.value("--only")? })
+        let beside: Option<String> = args.value("--beside")?;
+        let beside = beside.map_or(Ok(vec![0]), |list| numbers(&list))?;
+        Ok(Self { json: args.switch("--json"), rounds, only: args.value("--only")?, beside })
     }
 
     fn words(&self) -> Vec<String> {
+        let beside: Vec<String> = self.beside.iter().map(u32::to_string).collect();
         let mut words = vec!["--n".to_owned(), self.rounds.to_string()];
+        words.extend(["--beside".to_owned(), beside.join(",")]);
         words.extend(self.json.then(|| "--json".to_owned()));
         if let Some(only) = &self.only {
             words.extend(["--only".to_owned(), only.clone()]);
         }
         words
     }
+}
+
+/// Different numbers with commas between them.
+fn numbers(list: &str) -> Result<Vec<u32>> {
+    let mut found = Vec::new();
+    for word in list.split(',') {
+        match word.trim().parse() {
+            Ok(number) if !found.contains(&number) => found.push(number),
+            _ => return Err(format!("--beside takes numbers, each once, as in 0,100,500: not `{list}`")),
+        }
+    }
+    Ok(found)
 }
 
 /// Where the compiled floor is.
@@ -107,4 +125,17 @@ fn build_floor() -> Result {
         return Ok(());
     }
     sh::run(Command::new("cc").args(["-O2", "-static", "-o"]).arg(&program).arg(&source).arg("-lpthread"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_given_once_each() {
+        assert_eq!(numbers("0,100, 500"), Ok(vec![0, 100, 500]));
+        for bad in ["", "0,", "1,1", "-1", "many"] {
+            assert!(numbers(bad).is_err(), "{bad:?}");
+        }
+    }
 }

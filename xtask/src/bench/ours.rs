@@ -13,17 +13,20 @@ use crate::{Result, paths, sh};
 /// in `STOCKADE_BENCH_DIR`.
 const DRIVER: &str = "bench_driver";
 /// The rows that it knows, and their units.
-const LIBRARY: [(&str, &str); 9] = [
+const LIBRARY: [(&str, &str); 10] = [
     ("stockade", "floor"),
     ("stockade_userns", "floor_userns"),
     ("stockade_1gib", "floor"),
     ("stockade_2gib", "floor"),
-    ("stockade_500", "floor"),
     ("stockade_mounts", "floor"),
+    ("stockade_networks", "floor"),
     ("stockade_pool", "floor"),
     ("stockade_userns_pool", "floor_userns"),
     ("exec", "floor_exec"),
+    ("throughput", "crun_throughput"),
 ];
+/// Runs of a loop whose mean is one figure of `throughput` and `crun_throughput`.
+pub const LOOP: u32 = 20;
 
 /// Builds the command and the library's driver with optimisation.
 pub fn build() -> Result {
@@ -84,14 +87,23 @@ pub fn rows(place: &Place, wanted: &Wanted) -> Result<Vec<Row>> {
         rows.push(Row::new("stockade_cli", "floor_cli", Runner::Command(Box::new(make)), log));
     }
     for (name, base) in LIBRARY.into_iter().filter(|(name, _)| has_driver() && wanted.has(name)) {
-        let mut command = Command::new(paths::target().join("release/examples").join(DRIVER));
-        command
-            .arg(name)
-            .env("STOCKADE_BENCH_ROOTFS", ROOTFS)
-            .env("STOCKADE_BENCH_CGROUP", &place.cgroup)
-            .env("STOCKADE_BENCH_DIR", &place.scratch);
-        let log = place.log(name);
-        rows.push(Row::new(name, base, Runner::Driver(Driver::start(&mut command, &log)?), log));
+        rows.push(Row::new(name, base, Runner::Driver(library(place, name)?), place.log(name)));
     }
     Ok(rows)
+}
+
+/// The driver that keeps as many containers running as the last line that it got says.
+pub fn neighbours(place: &Place) -> Result<Driver> {
+    library(place, "neighbours")
+}
+
+fn library(place: &Place, row: &str) -> Result<Driver> {
+    let mut command = Command::new(paths::target().join("release/examples").join(DRIVER));
+    command
+        .arg(row)
+        .env("STOCKADE_BENCH_ROOTFS", ROOTFS)
+        .env("STOCKADE_BENCH_CGROUP", &place.cgroup)
+        .env("STOCKADE_BENCH_DIR", &place.scratch)
+        .env("STOCKADE_BENCH_LOOP", LOOP.to_string());
+    Driver::start(&mut command, &place.log(row))
 }

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::guard::ROOTFS;
 use super::measure::{Place, Wanted};
+use super::ours::LOOP;
 use super::row::{Row, Runner, append, tail};
 use crate::fixtures::at;
 use crate::{Result, paths, sh};
@@ -91,6 +92,7 @@ pub fn rows(place: &Place, wanted: &Wanted) -> Result<Vec<Row>> {
     add("lxc_execute", "floor", "lxc-execute", lxc_execute);
     add("crun", "floor", "crun", oci_run);
     add("runc", "floor", "runc", oci_run);
+    add("crun_throughput", "crun_throughput", "crun", oci_run);
     for (name, program) in [("crun_exec", "crun"), ("runc_exec", "runc")] {
         if wanted.has(name)
             && let Some(path) = paths::program(program)
@@ -129,7 +131,12 @@ fn row(name: &'static str, base: &'static str, make: Make, place: &Place) -> Res
         }
     }
     let make = move |n| make(Payload::True, &format!("run{n}"));
-    Ok(Row::new(name, base, Runner::Command(Box::new(make)), place.log(name)))
+    let runner = if name == "crun_throughput" {
+        Runner::Loop(LOOP, Box::new(make))
+    } else {
+        Runner::Command(Box::new(make))
+    };
+    Ok(Row::new(name, base, runner, place.log(name)))
 }
 
 /// Where an OCI runtime keeps its state.

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::row::Row;
+use super::row::Times;
 
 /// What is told of a row; times in microseconds.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -28,34 +28,70 @@ impl Figures {
     }
 }
 
-/// The table for a person.
-pub fn table(rows: &[Row]) -> String {
-    let mut out = format!(
-        "{:<16}{:>9}{:>9}{:>9}{:>6}   x min   p25  median\n",
-        "microseconds", "min", "p25", "median", "n"
-    );
-    let figures = |name: &str| rows.iter().find(|r| r.name == name).and_then(|r| Figures::of(&r.times));
-    for row in rows {
-        let Some(f) = figures(row.name) else { continue };
-        out += &format!("{:<16}{:>9.0}{:>9.0}{:>9.0}{:>6}", row.name, f.min, f.p25, f.median, f.n);
-        if let Some(base) = figures(row.base) {
-            let ratios = (f.min / base.min, f.p25 / base.p25, f.median / base.median);
-            out += &format!("  {:6.2}{:6.2}{:8.2}  of {}", ratios.0, ratios.1, ratios.2, row.base);
-        }
-        out.push('\n');
+/// What was measured of one row.
+pub struct Series {
+    pub name: String,
+    /// The one whose figures are the unit of this one's.
+    pub base: String,
+    pub times: Vec<Times>,
+}
+
+impl Series {
+    fn total(&self) -> Option<Figures> {
+        Figures::of(&self.times.iter().map(|times| times.total).collect::<Vec<_>>())
+    }
+
+    fn to_exec(&self) -> Option<Figures> {
+        Figures::of(&self.times.iter().filter_map(|times| times.to_exec).collect::<Vec<_>>())
+    }
+}
+
+/// The tables for a person and for a document: of the whole runs, and of the way to the payload's exec.
+pub fn tables(series: &[Series]) -> String {
+    let mut out = table("whole run, us", series, Series::total);
+    let to_exec = table("to payload exec, us", series, Series::to_exec);
+    if !to_exec.is_empty() {
+        out += "\n";
+        out += &to_exec;
     }
     out
 }
 
-/// The object for a program: `{"unit":"us","rows":{NAME:{"min":..,"p25":..,"median":..,"n":..}}}`.
-pub fn json(rows: &[Row]) -> Value {
+fn table(title: &str, series: &[Series], figures: impl Fn(&Series) -> Option<Figures>) -> String {
+    let mut lines = String::new();
+    for row in series {
+        let Some(f) = figures(row) else { continue };
+        lines += &format!("| {} | {:.0} | {:.0} | {:.0} |", row.name, f.min, f.p25, f.median);
+        let base = series.iter().find(|s| s.name == row.base && s.name != row.name).and_then(&figures);
+        match base {
+            Some(base) => {
+                let ratios = (f.min / base.min, f.p25 / base.p25, f.median / base.median);
+                lines += &format!(" {:.2} | {:.2} | {:.2} | {} |\n", ratios.0, ratios.1, ratios.2, row.base);
+            }
+            None => lines += " | | | |\n",
+        }
+    }
+    if lines.is_empty() {
+        return lines;
+    }
+    format!(
+        "| {title} | min | p25 | median | x min | x p25 | x median | of |\n|---|---|---|---|---|---|---|---|\n{lines}"
+    )
+}
+
+/// The object for a program: `{"unit":"us","rows":{NAME:{"min":..,"p25":..,"median":..,"n":..,"to_exec":{..}}}}`.
+pub fn json(series: &[Series]) -> Value {
     let tenth = |us: f64| (us * 10.0).round() / 10.0;
+    let object =
+        |f: Figures| json!({"min": tenth(f.min), "p25": tenth(f.p25), "median": tenth(f.median), "n": f.n});
     let mut found = Map::new();
-    for row in rows {
-        if let Some(f) = Figures::of(&row.times) {
-            let value =
-                json!({"min": tenth(f.min), "p25": tenth(f.p25), "median": tenth(f.median), "n": f.n});
-            found.insert(row.name.to_owned(), value);
+    for row in series {
+        if let Some(total) = row.total() {
+            let mut value = object(total);
+            if let Some(to_exec) = row.to_exec() {
+                value["to_exec"] = object(to_exec);
+            }
+            found.insert(row.name.clone(), value);
         }
     }
     json!({"unit": "us", "rows": found})
@@ -73,5 +109,32 @@ mod tests {
         let nine: Vec<f64> = (1..=9).rev().map(f64::from).collect();
         assert_eq!(Figures::of(&nine), Some(Figures { min: 1.0, p25: 3.0, median: 5.0, n: 9 }));
         assert_eq!(Figures::of(&[1.0, 2.0]).map(|f| f.median), Some(1.5));
+    }
+
+    #[test]
+    fn tables_divide_by_the_unit() {
+        let series = |name: &str, base: &str, total, to_exec| Series {
+            name: name.to_owned(),
+            base: base.to_owned(),
+            times: vec![Times { total, to_exec }],
+        };
+        let rows = [
+            series("floor", "floor", 2.0, Some(1.0)),
+            series("ours", "floor", 3.0, Some(0.5)),
+            series("cli", "floor", 4.0, None),
+        ];
+        let text = tables(&rows);
+        for line in [
+            "| floor | 2 | 2 | 2 | | | | |",
+            "| ours | 3 | 3 | 3 | 1.50 | 1.50 | 1.50 | floor |",
+            "| cli | 4 | 4 | 4 | 2.00 | 2.00 | 2.00 | floor |",
+            "| ours | 0 | 0 | 0 | 0.50 | 0.50 | 0.50 | floor |",
+        ] {
+            assert!(text.contains(line), "{text}");
+        }
+        assert_eq!(text.matches("| cli |").count(), 1);
+        let object = json(&rows);
+        assert_eq!(object["rows"]["ours"]["to_exec"]["min"], 0.5);
+        assert!(object["rows"]["cli"].get("to_exec").is_none());
     }
 }

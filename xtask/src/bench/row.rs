@@ -7,7 +7,7 @@
 //! TOTAL_US [TO_EXEC_US]
 //! ```
 //! It ends, having cleaned up, when its input ends. A **command** is one process per run, timed from outside from
-//! spawn to reap.
+//! spawn to reap; or several of them, one after the other.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
@@ -22,7 +22,20 @@ use crate::{Result, sh};
 pub enum Runner {
     Driver(Driver),
     /// Makes the command of the run with this number.
-    Command(Box<dyn Fn(u32) -> Command>),
+    Command(MakeRun),
+    /// So many of them in a loop: the time of one is the loop's divided by their number.
+    Loop(u32, MakeRun),
+}
+
+/// Makes the command of the run with this number.
+pub type MakeRun = Box<dyn Fn(u32) -> Command>;
+
+/// Microseconds of one run.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Times {
+    pub total: f64,
+    /// Until the host knows that the payload was executed.
+    pub to_exec: Option<f64>,
 }
 
 /// One line of the table.
@@ -33,22 +46,20 @@ pub struct Row {
     pub runner: Runner,
     /// Where standard error goes.
     pub log: PathBuf,
-    /// Microseconds.
-    pub times: Vec<f64>,
     runs: u32,
 }
 
 impl Row {
     pub fn new(name: &'static str, base: &'static str, runner: Runner, log: PathBuf) -> Self {
-        Self { name, base, runner, log, times: Vec::new(), runs: 0 }
+        Self { name, base, runner, log, runs: 0 }
     }
 
-    /// Runs once; microseconds.
-    pub fn once(&mut self) -> Result<f64> {
-        self.runs += 1;
+    /// Runs once.
+    pub fn once(&mut self) -> Result<Times> {
         let result = match &mut self.runner {
-            Runner::Driver(driver) => driver.once(),
-            Runner::Command(make) => timed(make(self.runs).stderr(append(&self.log)?)),
+            Runner::Driver(driver) => driver.once("").and_then(|line| answer(&line)),
+            Runner::Command(make) => timed(1, &mut self.runs, make, &self.log),
+            Runner::Loop(count, make) => timed(*count, &mut self.runs, make, &self.log),
         };
         result.map_err(|why| format!("row `{}`: {why}{}", self.name, tail(&self.log)))
     }
@@ -59,22 +70,29 @@ impl Row {
             Runner::Driver(driver) => {
                 driver.end().map_err(|why| format!("row `{}`: {why}{}", self.name, tail(&self.log)))
             }
-            Runner::Command(_) => Ok(()),
+            Runner::Command(_) | Runner::Loop(..) => Ok(()),
         }
     }
 }
 
-/// Spawn to reap, in microseconds.
-fn timed(command: &mut Command) -> Result<f64> {
-    command.stdin(Stdio::null()).stdout(Stdio::null());
-    let start = Instant::now();
-    let status = command.status();
-    let time = start.elapsed();
-    match status {
-        Ok(status) if status.success() => Ok(time.as_secs_f64() * 1e6),
-        Ok(status) => Err(format!("`{}` ended with {status}", sh::shown(command))),
-        Err(e) => Err(format!("`{}` did not start: {e}", sh::shown(command))),
+/// Spawn to reap, the mean of `count` commands that are run one after the other.
+fn timed(count: u32, runs: &mut u32, make: &MakeRun, log: &Path) -> Result<Times> {
+    let mut commands = Vec::new();
+    for _ in 0..count {
+        *runs += 1;
+        let mut command = make(*runs);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(append(log)?);
+        commands.push(command);
     }
+    let start = Instant::now();
+    for command in &mut commands {
+        match command.status() {
+            Ok(status) if status.success() => {}
+            Ok(status) => return Err(format!("`{}` ended with {status}", sh::shown(command))),
+            Err(e) => return Err(format!("`{}` did not start: {e}", sh::shown(command))),
+        }
+    }
+    Ok(Times { total: start.elapsed().as_secs_f64() * 1e6 / f64::from(count), to_exec: None })
 }
 
 /// A file to which a program's standard error is added.
@@ -108,29 +126,36 @@ impl Driver {
         }
     }
 
-    fn once(&mut self) -> Result<f64> {
+    /// Sends a line, which is empty for a run, and gives the answer.
+    pub fn once(&mut self, question: &str) -> Result<String> {
         let gone = |e| format!("the driver is gone: {e}");
         if let Some(ask) = &mut self.ask {
-            ask.write_all(b"\n").map_err(gone)?;
+            ask.write_all(format!("{question}\n").as_bytes()).map_err(gone)?;
         }
         let mut line = String::new();
         self.answers.read_line(&mut line).map_err(gone)?;
-        answer(&line)
+        Ok(line)
     }
 
-    fn end(mut self) -> Result {
+    pub fn end(mut self) -> Result {
         self.ask = None;
         let status = self.child.wait().map_err(|e| format!("waiting for the driver: {e}"))?;
         if status.success() { Ok(()) } else { Err(format!("the driver ended with {status}")) }
     }
 }
 
-/// The total of a driver's answer.
-fn answer(line: &str) -> Result<f64> {
-    let total = line.split_whitespace().next().ok_or("the driver gave up")?;
-    match total.parse::<f64>() {
+/// A driver's answer. To have executed the payload later than the end is no answer.
+fn answer(line: &str) -> Result<Times> {
+    let mut words = line.split_whitespace();
+    let total = words.next().ok_or("the driver gave up")?;
+    let time = |word: &str| match word.parse::<f64>() {
         Ok(time) if time.is_finite() && time > 0.0 => Ok(time),
         _ => Err(format!("the driver answered `{}`", line.trim())),
+    };
+    let times = Times { total: time(total)?, to_exec: words.next().map(time).transpose()? };
+    match times.to_exec {
+        Some(to_exec) if to_exec > times.total => Err(format!("the driver answered `{}`", line.trim())),
+        _ => Ok(times),
     }
 }
 
@@ -140,17 +165,23 @@ mod tests {
 
     #[test]
     fn answers_are_times_or_errors() {
-        assert_eq!(answer("1234.5 800.1\n"), Ok(1234.5));
-        assert_eq!(answer("7\n"), Ok(7.0));
-        for bad in ["", "\n", "fail\n", "-1\n", "0\n", "NaN\n", "inf\n"] {
+        assert_eq!(answer("1234.5 800.1\n"), Ok(Times { total: 1234.5, to_exec: Some(800.1) }));
+        assert_eq!(answer("7\n"), Ok(Times { total: 7.0, to_exec: None }));
+        for bad in ["", "\n", "fail\n", "-1\n", "0\n", "NaN\n", "inf\n", "7 0\n", "7 8\n", "7 x\n"] {
             assert!(answer(bad).is_err(), "{bad:?}");
         }
     }
 
     #[test]
     fn a_command_that_fails_is_no_figure() {
-        assert!(timed(&mut Command::new("true")).is_ok_and(|time| time > 0.0));
-        assert!(timed(&mut Command::new("false")).is_err_and(|e| e.contains("`false` ended")));
-        assert!(timed(&mut Command::new("/nonexistent")).is_err());
+        let log = Path::new("/dev/null");
+        let timed = |count, program: &'static str| {
+            let (mut runs, make): (u32, MakeRun) = (0, Box::new(move |_| Command::new(program)));
+            timed(count, &mut runs, &make, log).map(|times| (runs, times))
+        };
+        assert!(timed(1, "true").is_ok_and(|(runs, times)| runs == 1 && times.total > 0.0));
+        assert!(timed(3, "true").is_ok_and(|(runs, _)| runs == 3));
+        assert!(timed(1, "false").is_err_and(|e| e.contains("`false` ended")));
+        assert!(timed(1, "/nonexistent").is_err());
     }
 }

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::report;
+use super::report::{self, Series};
 use super::row::{Row, Runner};
 use crate::args::Args;
 use crate::fixtures::{at, remove};
@@ -114,20 +114,23 @@ pub fn run(mut args: Args) -> Result {
             rows.push(Row::new(name, pair.names[0], Runner::Command(Box::new(make)), log));
         }
     }
+    let unmeasured =
+        |row: &Row| Series { name: row.name.to_owned(), base: row.base.to_owned(), times: Vec::new() };
+    let mut series: Vec<Series> = rows.iter().map(unmeasured).collect();
     eprintln!("bench-unpack: {rounds} rounds of {} rows", rows.len());
     for round in 0..=rounds {
-        for row in &mut rows {
-            let time = row.once()?;
+        for (row, series) in rows.iter_mut().zip(&mut series) {
+            let times = row.once()?;
             // The first round is not counted: it warms the caches.
             if round > 0 {
-                row.times.push(time);
+                series.times.push(times);
             }
         }
     }
     if json {
-        println!("{}", report::json(&rows));
+        println!("{}", report::json(&series));
     } else {
-        print!("{}", report::table(&rows));
+        print!("{}", report::tables(&series));
     }
     for pair in &pairs {
         let [gnu, ours] = pair.names.map(|name| scratch.of(pair.place).join(name));

@@ -26,10 +26,19 @@ const TIMED_OUT: u8 = 124;
 /// The status when the machine itself failed.
 const NO_MACHINE: u8 = 125;
 
-pub const USAGE: &str = "\
-  vm [--kvm] [--cpus N] [--mem SIZE] [--kernel 6.1|6.12] [--timeout S] [--out DIR] [--disk DIR] [--env NAME=VALUE]...
-     -- CMD [ARG...]
-                          one command as root in a throw-away machine with cgroup v2; see CONTRIBUTING.md
+const USAGE: &str = "\
+usage: cargo xtask vm [OPTIONS] -- CMD [ARG...]
+
+One command as root in an emulated machine with cgroup v2 and every controller. It sees the host's files at their
+paths; what it writes is thrown away but for what is in $VM_LANE_OUT. /tmp is a disk of its own, on which the current
+directory stays in sight. No network but lo. The status is the command's; 124: the time limit; 125: no machine.
+
+  --kernel 6.12|6.1   Debian's kernel (6.12)          --cpus N         processors (1)
+  --kvm               a /dev/kvm, AMD's               --mem SIZE       memory (2G)
+  --timeout S         seconds, then it is killed (300)
+  --out DIR           the directory that is $VM_LANE_OUT in the machine
+  --disk DIR          seen as a writable copy on ext4: it takes id maps, the share of the host's files takes none
+  --env NAME=VALUE    for the command, which else gets PATH, HOME, TERM, LANG, RUST_BACKTRACE and RUST_LOG
 ";
 
 /// The kernels of Debian 12 that the lane knows, and the packages that stand for the newest of each.
@@ -80,7 +89,7 @@ impl Options {
         let at = words.iter().position(|word| word == "--").unwrap_or(words.len());
         let command: Vec<String> = words.iter().skip(at + 1).cloned().collect();
         if command.is_empty() {
-            return Err(format!("no command named\nusage:\n{USAGE}"));
+            return Err(format!("no command named\n{USAGE}"));
         }
         let dir = std::env::current_dir().map_err(|e| format!("the current directory: {e}"))?;
         let mut args = Args::new(&words[..at]);

@@ -81,8 +81,8 @@ impl Builder<'_> {
             flags: std_fs::DEV_FLAGS,
             data: std_fs::DEV_DATA,
         });
-        if self.user_namespace() {
-            // No mknod in a user namespace: the host's own nodes are bound over empty files.
+        if self.binds_devices() {
+            // The host's own nodes are bound over empty files.
             self.enter_old_root();
             for d in std_fs::DEVICES {
                 self.plan.mknod("make the place of a device", d.path, 0o100_666, 0);
@@ -106,6 +106,11 @@ impl Builder<'_> {
         for dir in std_fs::DIRS {
             self.plan.mkdir("make directory", dir, 0o755);
         }
+    }
+
+    /// Whether no device nodes can be made: not in a user namespace, nor against the device policy.
+    pub(super) fn binds_devices(&self) -> bool {
+        self.user_namespace() || !self.config.may_make_devices()
     }
 
     /// Whether the container may mount a sysfs of its own: it shows the network namespace's devices, and only the

@@ -1,0 +1,102 @@
+//! The cpuset controller.
+
+use std::fmt;
+use std::fs;
+
+use serde::{Deserialize, Serialize};
+
+use super::Controller;
+use super::idset::{CpuSet, NodeSet};
+use super::limits::Limits;
+use super::setting::{Files, Settings, first_word};
+use crate::error::{Error, Result};
+
+const CPUS: &str = "/sys/devices/system/cpu/present";
+const NODES: &str = "/sys/devices/system/node/online";
+
+/// Whether a cgroup has its CPUs for itself (`cpuset.cpus.partition`).
+///
+/// The kernel takes the word in any case. Where it cannot be so, because the parent is no partition or a sibling has
+/// the CPUs, the file says `invalid` and why, and the cgroup is as a member.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Partition {
+    /// It shares them with its siblings.
+    #[default]
+    Member,
+    /// They are its own, and balanced among its processes.
+    Root,
+    /// They are its own, and nothing is balanced.
+    Isolated,
+}
+
+impl Partition {
+    const ALL: [Self; 3] = [Self::Member, Self::Root, Self::Isolated];
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Member => "member",
+            Self::Root => "root",
+            Self::Isolated => "isolated",
+        }
+    }
+}
+
+impl fmt::Display for Partition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
+    }
+}
+
+/// The CPUs that this machine has; `None` where it does not say.
+pub(super) fn present_cpus() -> Option<CpuSet> {
+    fs::read_to_string(CPUS).ok()?.parse().ok()
+}
+
+fn online_nodes() -> Option<NodeSet> {
+    fs::read_to_string(NODES).ok()?.parse().ok()
+}
+
+pub(super) fn settings(limits: &Limits, out: &mut Settings) -> Result<()> {
+    let c = Controller::Cpuset;
+    if let Some(wanted) = limits.cpuset_cpus.as_ref().filter(|set| !set.is_empty())
+        && let Some(there) = present_cpus()
+    {
+        let lacking = CpuSet::new(wanted.iter().filter(|id| !there.contains(*id)))?;
+        if !lacking.is_empty() {
+            return Err(unknown("cpuset_cpus", wanted, &lacking, &there));
+        }
+    }
+    if let Some(wanted) = limits.cpuset_mems.as_ref().filter(|set| !set.is_empty())
+        && let Some(there) = online_nodes()
+    {
+        let lacking = NodeSet::new(wanted.iter().filter(|id| !there.contains(*id)))?;
+        if !lacking.is_empty() {
+            return Err(unknown("cpuset_mems", wanted, &lacking, &there));
+        }
+    }
+    out.add(c, "cpuset.mems", limits.cpuset_mems.as_ref());
+    out.add(c, "cpuset.cpus", limits.cpuset_cpus.as_ref());
+    out.add(c, "cpuset.cpus.partition", limits.cpuset_partition);
+    Ok(())
+}
+
+fn unknown(
+    field: &'static str,
+    wanted: &impl fmt::Display,
+    lacking: &impl fmt::Display,
+    there: &impl fmt::Display,
+) -> Error {
+    Error::invalid(field, format!("{lacking} is not on this host, which has {there}"))
+        .object(wanted.to_string())
+}
+
+pub(super) fn read(files: &dyn Files, limits: &mut Limits) -> Result<()> {
+    limits.cpuset_cpus = files.get_optional("cpuset.cpus")?.and_then(|t| t.parse().ok());
+    limits.cpuset_mems = files.get_optional("cpuset.mems")?.and_then(|t| t.parse().ok());
+    limits.cpuset_partition = files
+        .get_optional("cpuset.cpus.partition")?
+        .and_then(|t| Partition::ALL.into_iter().find(|p| p.word() == first_word(&t)));
+    Ok(())
+}

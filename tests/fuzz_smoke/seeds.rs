@@ -1,0 +1,178 @@
+//! Makes the seeds anew, out of what the library and GNU tar write:
+//!
+//! ```sh
+//! STOCKADE_PLAN_SEEDS=fuzz/seeds/plan cargo test --lib plans_are_as_written_down
+//! cargo test --all-features --test fuzz_smoke -- --ignored write_seeds     # as root
+//! ```
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::Path;
+use std::process::Command;
+
+use stockade::cgroup::Limits;
+use stockade::container::{ContainerConfig, Mount};
+use stockade::{Rootfs, Runtime};
+use support::{require_fixture, require_root};
+
+use super::seed_dir;
+#[path = "../archives/build.rs"]
+#[expect(dead_code, reason = "another test program uses the rest")]
+mod build;
+use build::{Head, Tar};
+
+/// Plans that are kept: the smallest ones that have all kinds of operations between them.
+const PLANS: [&str; 3] = ["mounts", "pod", "user-namespace"];
+
+fn sh(dir: &Path, script: &str) {
+    let status = Command::new("sh").args(["-euc", script]).current_dir(dir).status().unwrap();
+    assert!(status.success(), "{script}");
+}
+
+#[test]
+#[ignore = "writes fuzz/seeds anew"]
+fn write_seeds() {
+    require_root!();
+    let root = require_fixture!("busybox");
+    for target in ["archive", "record"] {
+        fs::remove_dir_all(seed_dir(target)).unwrap();
+        fs::create_dir(seed_dir(target)).unwrap();
+    }
+    archives();
+    hostile_archives();
+    records(&root);
+    plans();
+}
+
+fn archives() {
+    let dir = tempfile::tempdir().unwrap();
+    let zoo = dir.path().join("zoo");
+    fs::create_dir_all(zoo.join("d/empty")).unwrap();
+    fs::write(zoo.join("d/file"), "content\n").unwrap();
+    fs::hard_link(zoo.join("d/file"), zoo.join("twin")).unwrap();
+    symlink("../outside/file", zoo.join("link")).unwrap();
+    fs::set_permissions(zoo.join("d/file"), fs::Permissions::from_mode(0o4755)).unwrap();
+    sh(&zoo, "mkfifo pipe; mknod null c 1 3; mknod loop b 7 0");
+    let long = "n".repeat(120);
+    fs::write(zoo.join(&long), "").unwrap();
+    let holes = "truncate -s 1M holes; printf a | dd of=holes conv=notrunc status=none
+        printf b | dd of=holes bs=1 seek=500000 conv=notrunc status=none";
+    sh(dir.path(), holes);
+    let cap = "import os; os.setxattr('zoo/d/file', 'security.capability', bytes.fromhex('0100000200040000000000000000000000000000'))";
+    assert!(Command::new("python3").args(["-c", cap]).current_dir(dir.path()).status().unwrap().success());
+    let tar = "tar --numeric-owner --owner=0 --group=0 --mtime=@1700000000 --sort=name -b1";
+    let out = seed_dir("archive");
+    let out = out.display();
+    sh(
+        dir.path(),
+        &format!(
+            "
+            # 10 KiB of end mark is no help: GNU tar pads to a record of one block.
+            {tar} --format=pax --pax-option=delete=atime,delete=ctime --xattrs --xattrs-include='*' -C zoo -cf zoo.tar .
+            cp zoo.tar {out}/pax.tar
+            {tar} --format=gnu -C zoo -cf {out}/gnu.tar .
+            {tar} --format=ustar -C zoo -cf {out}/ustar.tar d link pipe null
+            {tar} --format=v7 -C zoo -cf {out}/v7.tar d/file link
+            gzip -n9 < zoo.tar > {out}/gzip
+            gzip -n9 < {out}/v7.tar > {out}/gzip-small
+            zstd -q -19 --no-check < zoo.tar > {out}/zstd
+            zstd -q -19 < {out}/v7.tar > {out}/zstd-small
+            xz -9e < zoo.tar > {out}/xz
+            xz -C none < {out}/v7.tar > {out}/xz-small
+            {tar} -S --format=gnu -cf {out}/sparse-old.tar holes
+            for v in 0.0 0.1 1.0; do
+                {tar} -S --format=pax --pax-option=delete=atime,delete=ctime --sparse-version=$v -cf {out}/sparse-$v.tar holes
+            done"
+        ),
+    );
+}
+
+fn hostile_archives() {
+    let device = Head { path: b"a", kind: b'3', device: (1, 3), ..Head::default() };
+    let bad: [(&str, Tar); 8] = [
+        ("through-link", Tar::new().symlink("a", "../outside").file("a/file", "x")),
+        ("up", Tar::new().file("../outside/file", "x")),
+        ("hard-link-out", Tar::new().hard_link("a", "../outside/file")),
+        ("link-of-link", Tar::new().symlink("a", "/dev/shm").hard_link("b", "a").file("b/c", "x")),
+        ("below-file", Tar::new().file("a", "x").file("a/b", "x")),
+        ("full-directory", Tar::new().dir("a").file("a/b", "x").symlink("a", "..")),
+        ("global", Tar::new().add(Head { kind: b'g', ..Head::default() }, b"12 path=../\n").file("a", "x")),
+        ("hard-link-to-device", Tar::new().add(device, b"").hard_link("b", "none")),
+    ];
+    for (name, tar) in bad {
+        fs::write(seed_dir("archive").join(format!("bad-{name}.tar")), tar.end().bytes()).unwrap();
+    }
+    let again = Tar::new().file("a", "x").symlink("a", "b").dir("b").pax(&[("SCHILY.xattr.user.a", b"1\n")]);
+    let again = again.file("b/c", "y").hard_link("b/d", "b/c").file("b/c", "z").end();
+    fs::write(seed_dir("archive").join("again.tar"), again.bytes()).unwrap();
+}
+
+/// The files of a real runtime.
+fn records(root: &Path) {
+    let dirs = support::private_dirs();
+    let out = seed_dir("record");
+    let rt = Runtime::builder().state_dir(dirs.state()).run_dir(dirs.run()).open().unwrap();
+    let config = ContainerConfig::builder("web")
+        .rootfs(Rootfs::overlay([root]))
+        .args(["sleep", "60"])
+        .env("A", "b")
+        .mount(Mount::tmpfs("/mnt"))
+        .sysctl("kernel.shm_rmid_forced", "1");
+    let web = rt.create(config.build().unwrap()).unwrap();
+    let bare = ContainerConfig::builder("bare").privileged().rootfs(Rootfs::dir(root)).args(["true"]);
+    let bare = rt.create(bare.limits(Limits::default()).build().unwrap()).unwrap();
+    web.start().unwrap();
+    let instances = |dir: &Path, name: &str| dir.join("instances/default").join(name);
+    for (name, seed) in [("web", "container"), ("bare", "container-privileged")] {
+        let text = fs::read_to_string(instances(dirs.state(), name).join("record.json")).unwrap();
+        fs::write(out.join(seed), text.replace(root.to_str().unwrap(), "/srv/busybox")).unwrap();
+    }
+    let run = |name: &str| {
+        let link = fs::read_link(instances(dirs.run(), "web/run.json")).unwrap();
+        fs::write(out.join(name), link.as_os_str().as_encoded_bytes()).unwrap();
+    };
+    run("run");
+    web.stop().unwrap();
+    run("run-ended");
+    fs::copy(dirs.state().join("idmap.json"), out.join("id-ranges")).unwrap();
+    fs::copy(dirs.state().join("idmap.session"), out.join("session")).unwrap();
+    for claim in fs::read_dir(dirs.run().join("idmap")).unwrap() {
+        fs::write(out.join("claim"), claim.unwrap().file_name().as_encoded_bytes()).unwrap();
+    }
+    web.delete().unwrap();
+    bare.delete().unwrap();
+    rt.close();
+    for (name, text) in [
+        ("subid", "# made by hand\nroot:1000000:65536\n1000:100000:65536\nbob : 5 : 10\n"),
+        ("passwd", "root:x:0:0:root:/root:/bin/sh\nbob:x:1000:1000::/home/bob:/bin/sh\n"),
+        ("kernel-map", "         0     100000      65536\n     65536    1000000          1\n"),
+        ("lxc-map", "u 0 100000 65536\ng 0 100000 65536\n"),
+        ("instance", "project/web/snapshot-1"),
+        ("newer", "{\"schema\":2,\"record\":{}}\n"),
+    ] {
+        fs::write(out.join(name), text).unwrap();
+    }
+}
+
+/// Of the plans that `STOCKADE_PLAN_SEEDS` has put there a few are enough. And what children send.
+fn plans() {
+    let dir = seed_dir("plan");
+    for entry in fs::read_dir(&dir).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if path.metadata().unwrap().size() > 0 && !PLANS.contains(&name.as_str()) {
+            fs::remove_file(path).unwrap();
+        }
+    }
+    let record = |kind: u32, op: u32, errno: i32| {
+        let words = [0x5352_4543, kind, op, errno.cast_unsigned(), 0, 0, 0, 0];
+        words.map(u32::to_ne_bytes).concat()
+    };
+    for (name, bytes) in [
+        ("failed", record(1, 0x15, 2)),
+        ("before-plan", record(1, u32::MAX, 13)),
+        ("marker", record(2, 70, 0)),
+    ] {
+        fs::write(dir.join(format!("record-{name}")), bytes).unwrap();
+    }
+}
