@@ -262,6 +262,7 @@ fn a_parked_child_first_closes_what_is_not_its_own() {
             groups: host.set_groups(),
             cgroup: None,
             network: None,
+            payload: None,
             joins: Vec::new(),
             upper: None,
             runtime_dirs: [Path::new("/var/lib/stockade"), Path::new("/run/stockade")],
