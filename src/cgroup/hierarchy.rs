@@ -213,10 +213,10 @@ mod tests {
     #[test]
     fn reads_roots_optional_fields_and_escapes_and_survives_rubbish() {
         let text = b"x\n\n1 2 3\n\
-            50 1 0:22 /a\\040b /mnt/c\\134d shared:1 master:2 propagate_from:3 - cgroup2 none rw\n\
-            51 1 0:22 /../.. /up - cgroup2 none rw\n\
-            52 1 0:22 /- /dash - tmpfs cgroup2 rw\n\
-            53 1 0:22 / /cut -";
+            50 1 0:22 /a\\040b /mnt/c\\134d rw shared:1 master:2 propagate_from:3 - cgroup2 none rw\n\
+            51 1 0:22 /../.. /up rw - cgroup2 none rw\n\
+            52 1 0:22 /- /dash rw - tmpfs cgroup2 rw\n\
+            53 1 0:22 / /cut rw -";
         assert_eq!(
             parse_mountinfo(text),
             [mount("/a b", "/mnt/c\\d", "rw,rw"), mount("/../..", "/up", "rw,rw")]

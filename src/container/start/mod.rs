@@ -244,10 +244,9 @@ impl Request<'_> {
             _ => None,
         });
         // A single id may be mapped by root too: of a namespace that has no range to give away.
-        let tty_group = match self.users {
-            UserNamespace::New(map) => map.gid_to_host(TTY).is_some(),
-            _ => users != Users::Single,
-        };
+        let has_tty = |map: &IdMap| map.gid_to_host(TTY).is_some();
+        let tty_group =
+            users != Users::Single && !matches!(self.users, UserNamespace::New(map) if !has_tty(map));
         Ok(Parts {
             users,
             tty_group,

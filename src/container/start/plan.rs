@@ -78,7 +78,7 @@ pub(super) enum Users {
     Host,
     /// One in which all groups may be set.
     Mapped,
-    /// One where setgroups(2) is denied.
+    /// One of a single id, where setgroups(2) is denied and group `tty` has no number.
     Single,
 }
 
