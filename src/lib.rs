@@ -57,7 +57,8 @@
 //! |---|---|
 //! | working directory, umask, environment, signal mask and handlers, credentials, namespaces of any thread, resource limits, `no_new_privs`, dumpable and subreaper flag, `oom_score_adj` | none |
 //! | file descriptors | those that a live handle owns, all close-on-exec; none after it is dropped |
-//! | threads | those of a pool and of the spawner thread, where they are switched on, until the runtime is closed; with feature `image` one for the time of unpacking a compressed archive |
+//! | threads | those of a pool and of the spawner thread, where they are switched on, until the runtime is closed; with feature `image` one for the time of unpacking a compressed archive; with `systemd` one for the time of a D-Bus call |
+//! | cgroup of the process | none, unless [`Placement::OwnWithLeaf`] is asked for |
 //! | child processes | the first processes of containers and the commands run by `exec`; for an ordinary user `newuidmap`, `newgidmap` and `rm` for a moment. They are waited for by pidfd alone, never by `wait(-1)`. Their end raises SIGCHLD, as any child's does |
 //! | end of the process | never caused; bad input gives an error, never a panic |
 //!
@@ -106,6 +107,7 @@
 //! |---|---|
 //! | `container` (default) | reserved: the container engine, which is always there at present |
 //! | `image` | [`Unpack`](rootfs::Unpack): root file systems from tar archives, plain or compressed by gzip, zstd, xz |
+//! | `systemd` | `Placement::SystemdScope`: a scope of systemd's for the instances' cgroups, over D-Bus |
 //! | `vm` | what is there of micro-VMs: so far, finding out whether this host can run them |
 #![deny(unsafe_code)]
 #![cfg(target_os = "linux")]
@@ -145,7 +147,9 @@ pub use instance::Instance;
 pub use name::{InstanceId, InstanceName};
 pub use op::Cancel;
 pub use rootfs::Rootfs;
-pub use runtime::{Runtime, RuntimeBuilder, SpawnStrategy};
+#[cfg(feature = "systemd")]
+pub use runtime::{Manager, SystemdScope};
+pub use runtime::{Placement, Runtime, RuntimeBuilder, SpawnStrategy};
 pub use signal::Signal;
 #[doc(hidden)]
 pub use spawn::Fault;

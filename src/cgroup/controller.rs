@@ -114,8 +114,14 @@ impl Cgroup {
         self.write("cgroup.subtree_control", &text).map_err(|e| match e.errno() {
             Some(libc::EBUSY) => e
                 .with_kind(ErrorKind::InvalidState)
-                .detail("the cgroup holds processes itself, so its children get no controllers")
-                .hint("move them into a child first; for a systemd service `DelegateSubgroup=` does it"),
+                .detail(format!(
+                    "the cgroup holds processes itself ({}), so its children get no controllers",
+                    self.some_procs()
+                ))
+                .hint(
+                    "move them into a child first: Placement::OwnWithLeaf does it for this process, \
+                       `DelegateSubgroup=` for a systemd service",
+                ),
             // EINVAL: this kernel does not know the name.
             Some(libc::ENOENT | libc::EINVAL) => {
                 let has = list(&self.controllers().unwrap_or_default());

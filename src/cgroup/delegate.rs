@@ -5,9 +5,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 use rustix::fs::{AtFlags, CWD, Gid, Uid};
 use rustix::io::Errno;
 
+use super::Controller;
 use super::group::Cgroup;
-use crate::error::{Error, Result};
-use crate::sys::fd::read_at;
+use crate::error::{Error, ErrorKind, Result};
+use crate::sys::fd::{open_dir, read_at};
 use crate::sys::raw::retry;
 
 /// The files to hand over where the kernel does not list them.
@@ -41,6 +42,49 @@ impl Cgroup {
             }
         }
         Ok(())
+    }
+
+    /// The processes in the cgroup and in all below it. A child that comes or goes meanwhile may be missed.
+    pub(crate) fn procs_below(&self) -> Result<Vec<u32>> {
+        let mut all = Vec::new();
+        let mut todo = vec![self.again()?];
+        while let Some(here) = todo.pop() {
+            // Gone, or threaded: the processes of a threaded cgroup are listed above.
+            match here.procs() {
+                Ok(pids) => all.extend(pids),
+                Err(e) if e.kind() == ErrorKind::NotFound || e.kind() == ErrorKind::Unsupported => {}
+                Err(e) => return Err(e),
+            }
+            let names = here.child_names().unwrap_or_default();
+            todo.extend(names.iter().filter_map(|name| here.open_any(name)));
+        }
+        Ok(all)
+    }
+
+    /// The child of that name, whatever its owner has called it.
+    fn open_any(&self, name: &str) -> Option<Self> {
+        let fd = open_dir(self.as_fd(), name).ok()?;
+        Some(Self::from_parts(fd, self.path().join(name), Some(name.into())))
+    }
+
+    /// A second handle to it.
+    pub(crate) fn again(&self) -> Result<Self> {
+        let fd = open_dir(self.as_fd(), ".").map_err(|e| self.error("open".to_owned(), "", e))?;
+        Ok(Self::from_parts(fd, self.path().to_owned(), self.name().map(ToOwned::to_owned)))
+    }
+
+    /// Moves a process, with all its threads, into this cgroup.
+    pub(crate) fn adopt_process(&self, pid: u32) -> Result<()> {
+        self.write("cgroup.procs", &pid.to_string())
+    }
+
+    /// Takes `controllers` from the children of this cgroup.
+    pub(crate) fn disable_controllers(&self, controllers: &[Controller]) -> Result<()> {
+        if controllers.is_empty() {
+            return Ok(());
+        }
+        let text = controllers.iter().map(|c| format!("-{c}")).collect::<Vec<_>>().join(" ");
+        self.write("cgroup.subtree_control", &text)
     }
 }
 

@@ -41,7 +41,13 @@ impl Cgroup {
     pub(super) fn error(&self, step: String, name: &str, errno: Errno) -> Error {
         let e = Error::sys(step, errno).path(self.path().join(name));
         match errno {
-            Errno::ACCESS | Errno::PERM => e.hint(DELEGATION),
+            Errno::ACCESS | Errno::PERM => {
+                let e = match self.owner_of(name) {
+                    Some(owner) => e.detail(format!("it belongs to user {owner}")),
+                    None => e,
+                };
+                e.hint(DELEGATION)
+            }
             Errno::ROFS => e.with_kind(ErrorKind::PermissionDenied).hint(READ_ONLY),
             Errno::NODEV => e.with_kind(ErrorKind::NotFound).detail("the cgroup was removed"),
             _ => e,

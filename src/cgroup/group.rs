@@ -104,7 +104,7 @@ impl Cgroup {
         check_name(name)?;
         let path = self.path.join(name);
         retry(|| rustix::fs::mkdirat(&self.fd, name, Mode::from_raw_mode(0o755)))
-            .map_err(|e| create_error(e, &path))?;
+            .map_err(|e| create_error(e, &path, || self.owner_of("")))?;
         match open_dir(self.fd(), name) {
             Ok(fd) => Ok(Self { fd, path, name: Some(name.into()) }),
             Err(e) => {
@@ -184,14 +184,15 @@ fn check_name(name: &str) -> Result<()> {
     Err(Error::invalid("cgroup name", why).object(name.chars().take(80).collect::<String>()))
 }
 
-fn create_error(errno: Errno, path: &Path) -> Error {
+fn create_error(errno: Errno, path: &Path, owner: impl Fn() -> Option<u32>) -> Error {
     let e = Error::sys("create cgroup", errno).path(path);
     match errno {
         Errno::EXIST => {
             e.hint("another instance uses it, or a former one left it: remove it or take another name")
         }
         Errno::ACCESS | Errno::PERM => {
-            e.detail("the parent cgroup is not the caller's to write").hint(DELEGATION)
+            let whose = owner().map(|uid| format!(": it belongs to user {uid}")).unwrap_or_default();
+            e.detail(format!("the parent cgroup is not the caller's to write{whose}")).hint(DELEGATION)
         }
         Errno::ROFS => e.with_kind(ErrorKind::PermissionDenied).hint(READ_ONLY),
         Errno::AGAIN => e
@@ -235,10 +236,10 @@ mod tests {
             (Errno::AGAIN, ErrorKind::Exhausted),
         ];
         for (errno, kind) in cases {
-            let e = create_error(errno, Path::new("/sys/fs/cgroup/x"));
+            let e = create_error(errno, Path::new("/sys/fs/cgroup/x"), || Some(7));
             assert_eq!(e.kind(), kind, "{e}");
             assert!(e.way_out().is_some() && e.to_string().contains("/sys/fs/cgroup/x"), "{e}");
         }
-        assert_eq!(create_error(Errno::NODEV, Path::new("/x")).kind(), ErrorKind::NotFound);
+        assert_eq!(create_error(Errno::NODEV, Path::new("/x"), || None).kind(), ErrorKind::NotFound);
     }
 }

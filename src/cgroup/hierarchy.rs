@@ -27,6 +27,8 @@ const USUAL: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
 pub struct Hierarchy {
     root: Cgroup,
     own: Cgroup,
+    /// Of the mount and of its file system.
+    options: Vec<String>,
 }
 
 impl Hierarchy {
@@ -41,14 +43,15 @@ impl Hierarchy {
     pub fn detect() -> Result<Self> {
         let own = parse_own(&proc_file("/proc/thread-self/cgroup")?)?;
         let mounts = parse_mountinfo(&proc_file("/proc/thread-self/mountinfo")?);
-        let mut candidates: Vec<(PathBuf, PathBuf)> = mounts
+        let mut candidates: Vec<(PathBuf, Mount)> = mounts
             .into_iter()
-            .filter_map(|m| Some((own.strip_prefix(&m.root).ok()?.to_path_buf(), m.mount_point)))
+            .filter_map(|m| Some((own.strip_prefix(&m.root).ok()?.to_path_buf(), m)))
             .collect();
         // A copy of the tree inside some container's root must not win over the usual places.
-        candidates
-            .sort_by_key(|(_, at)| USUAL.iter().position(|u| at == Path::new(u)).unwrap_or(USUAL.len()));
-        candidates.into_iter().find_map(|(below, at)| Self::at(&at, &below)).ok_or_else(|| {
+        candidates.sort_by_key(|(_, m)| {
+            USUAL.iter().position(|u| m.mount_point == Path::new(u)).unwrap_or(USUAL.len())
+        });
+        candidates.into_iter().find_map(|(below, m)| Self::at(m, &below)).ok_or_else(|| {
             Error::new(ErrorKind::Unsupported, "find the cgroup v2 mount")
                 .detail(format!("no mounted cgroup2 file system shows `{}`", own.display()))
                 .hint("mount it: `mount -t cgroup2 cgroup2 /sys/fs/cgroup` (with v1: on /sys/fs/cgroup/unified)")
@@ -56,7 +59,8 @@ impl Hierarchy {
     }
 
     /// The hierarchy mounted at `mount`, if the path still leads to it: another mount may cover it.
-    fn at(mount: &Path, below: &Path) -> Option<Self> {
+    fn at(found: Mount, below: &Path) -> Option<Self> {
+        let mount = &*found.mount_point;
         let root = open_dir(CWD, mount).ok()?;
         let fs = retry(|| rustix::fs::fstatfs(&root)).ok()?;
         if fs.f_type as u64 != CGROUP2_MAGIC {
@@ -67,7 +71,7 @@ impl Hierarchy {
             true => open_dir(CWD, mount).map(|fd| Cgroup::from_parts(fd, mount.to_path_buf(), None)),
             false => open_beneath(&root, below),
         };
-        Some(Self { own: own.ok()?, root })
+        Some(Self { own: own.ok()?, root, options: found.options })
     }
 
     /// The cgroup at the mount's root. Not the host's root cgroup where the mount was made in a cgroup
@@ -82,6 +86,11 @@ impl Hierarchy {
     /// that wants limits sits in a leaf and makes its children in the [`parent`](Cgroup::parent).
     pub fn own(&self) -> &Cgroup {
         &self.own
+    }
+
+    /// The options of the mount (`ro`) and of its file system (`nsdelegate`), as they were when it was found.
+    pub(super) fn mount_options(&self) -> &[String] {
+        &self.options
     }
 
     /// Opens an existing cgroup by its [`path`](Cgroup::path), to adopt it again after a restart. Compare its
@@ -122,6 +131,8 @@ struct Mount {
     /// Which cgroup the mount's root is, seen from the reader's cgroup namespace.
     root: PathBuf,
     mount_point: PathBuf,
+    /// Of the mount and of its file system.
+    options: Vec<String>,
 }
 
 /// The cgroup2 mounts of a mountinfo file; lines that cannot be read are no mounts of ours.
@@ -130,8 +141,16 @@ fn parse_mountinfo(text: &[u8]) -> Vec<Mount> {
         let mut fields = line.split(|b| *b == b' ');
         let root = unescape(fields.nth(3)?);
         let mount_point = unescape(fields.next()?);
-        let fs_type = fields.skip_while(|f| *f != b"-").nth(1)?;
-        (fs_type == b"cgroup2").then_some(Mount { root, mount_point })
+        let own = fields.next()?;
+        let mut fields = fields.skip_while(|f| *f != b"-").skip(1);
+        let fs_type = fields.next()?;
+        let shared = fields.nth(1).unwrap_or_default();
+        let words = |list: &[u8]| -> Vec<String> {
+            let list = String::from_utf8_lossy(list);
+            list.split(',').filter(|o| !o.is_empty()).map(str::to_owned).collect()
+        };
+        let options = || [words(own), words(shared)].concat();
+        (fs_type == b"cgroup2").then(|| Mount { root, mount_point, options: options() })
     };
     text.split(|b| *b == b'\n').filter_map(mount).collect()
 }
@@ -177,27 +196,31 @@ fn parse_own(text: &[u8]) -> Result<PathBuf> {
 mod tests {
     use super::*;
 
-    fn mount(root: &str, at: &str) -> Mount {
-        Mount { root: root.into(), mount_point: at.into() }
+    fn mount(root: &str, at: &str, options: &str) -> Mount {
+        let options = options.split(',').map(str::to_owned).collect();
+        Mount { root: root.into(), mount_point: at.into(), options }
     }
 
     #[test]
     fn finds_cgroup2_mounts_on_pure_and_hybrid_hosts() {
         let pure = b"25 1 0:22 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n";
-        assert_eq!(parse_mountinfo(pure), [mount("/", "/sys/fs/cgroup")]);
+        assert_eq!(parse_mountinfo(pure), [mount("/", "/sys/fs/cgroup", "rw,nosuid,rw,nsdelegate")]);
         let hybrid = b"35 31 0:32 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory\n\
             41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw\n";
-        assert_eq!(parse_mountinfo(hybrid), [mount("/", "/sys/fs/cgroup/unified")]);
+        assert_eq!(parse_mountinfo(hybrid), [mount("/", "/sys/fs/cgroup/unified", "rw,relatime,rw")]);
     }
 
     #[test]
     fn reads_roots_optional_fields_and_escapes_and_survives_rubbish() {
         let text = b"x\n\n1 2 3\n\
-            50 1 0:22 /a\\040b /mnt/c\\134d shared:1 master:2 propagate_from:3 - cgroup2 none rw\n\
-            51 1 0:22 /../.. /up - cgroup2 none rw\n\
-            52 1 0:22 /- /dash - tmpfs cgroup2 rw\n\
-            53 1 0:22 / /cut -";
-        assert_eq!(parse_mountinfo(text), [mount("/a b", "/mnt/c\\d"), mount("/../..", "/up")]);
+            50 1 0:22 /a\\040b /mnt/c\\134d rw shared:1 master:2 propagate_from:3 - cgroup2 none rw\n\
+            51 1 0:22 /../.. /up rw - cgroup2 none rw\n\
+            52 1 0:22 /- /dash rw - tmpfs cgroup2 rw\n\
+            53 1 0:22 / /cut rw -";
+        assert_eq!(
+            parse_mountinfo(text),
+            [mount("/a b", "/mnt/c\\d", "rw,rw"), mount("/../..", "/up", "rw,rw")]
+        );
         assert_eq!(unescape(b"a\\9\\04"), Path::new("a\\9\\04"));
     }
 

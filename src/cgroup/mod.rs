@@ -12,9 +12,12 @@
 //! those controllers: they are [`Unsupported`](crate::ErrorKind::Unsupported), or skipped where the caller
 //! asked for [`Enforce::BestEffort`].
 //!
+//! Which part of the tree is the caller's, and what can be had there, [`Hierarchy::delegation`] tells.
+//!
 //! No process is ever moved, and nothing outside the cgroups made here is written, except that
 //! [`enable_controllers`](Cgroup::enable_controllers) and [`delegate`](Cgroup::delegate) do so on the cgroup
-//! they are called on.
+//! they are called on, [`Hierarchy::enable_controllers_for`] on those above it down from the boundary, and a
+//! [`Placement`](crate::Placement) that is asked for moves the host itself.
 //!
 //! The format of every file is in `Documentation/admin-guide/cgroup-v2.rst` of the kernel; see also
 //! `cgroups(7)`.
@@ -57,6 +60,7 @@ mod limits;
 mod memory;
 mod misc;
 mod pids;
+mod place;
 mod poll;
 mod pressure;
 mod rdma;
@@ -88,6 +92,7 @@ pub use io::{IoLimits, IoWeight};
 pub use limit::Limit;
 pub use limits::Limits;
 pub use memory::{OomPolicy, Reclaimed};
+pub use place::{Boundary, CgroupKind, Delegation, Level};
 pub use pressure::{PressureKind, PressureResource, PressureTrigger, PressureWatch};
 pub use rdma::RdmaLimits;
 pub use state::{State, Watch};

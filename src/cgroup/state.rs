@@ -245,6 +245,18 @@ impl Cgroup {
     }
 
     /// The processes that keep the cgroup busy, in words.
+    /// Some of the processes in it, for a message: number and name.
+    pub(crate) fn some_procs(&self) -> String {
+        let pids = self.procs().unwrap_or_default();
+        let name = |pid: &u32| {
+            let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            format!("{pid} {}", name.trim()).trim_end().to_owned()
+        };
+        let some: Vec<String> = pids.iter().take(5).map(name).collect();
+        let more = if pids.len() > 5 { format!(" and {} more", pids.len() - 5) } else { String::new() };
+        if some.is_empty() { "none now".to_owned() } else { format!("{}{more}", some.join(", ")) }
+    }
+
     pub(super) fn who_is_in(&self) -> String {
         match self.procs().unwrap_or_default().as_slice() {
             [] => "the deadline passed; processes are still in its child cgroups".to_owned(),

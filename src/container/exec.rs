@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use super::handle::Container;
 use super::live::Live;
-use super::streams;
 use super::tail::{Settings, tail};
+use super::{payload, streams};
 use crate::caps::{CapSet, CapabilitySets};
 use crate::error::{Error, ErrorKind, Result};
 use crate::exit::ExitStatus;
@@ -87,14 +87,16 @@ impl Container {
         let held = if has_users { CapSet::ALL } else { host.permitted() };
         let settings = settings.tail(host, held)?;
 
+        let inner = live.cgroup.as_ref().map(|leaf| payload::for_exec(leaf, &config)).transpose()?.flatten();
+        let cgroup = inner.as_ref().or(live.cgroup.as_ref());
         let mut given: Vec<OwnedFd> = Vec::new();
-        let first = 1 + u8::from(live.cgroup.is_some());
+        let first = 1 + u8::from(cgroup.is_some());
         let streams = sources.hand_over(|fd| {
             given.push(fd);
             Ok(Fd::Slot(first + given.len() as u8 - 1))
         })?;
         let mut fds: Vec<BorrowedFd<'_>> = vec![live.child.as_fd()];
-        fds.extend(live.cgroup.as_ref().map(AsFd::as_fd));
+        fds.extend(cgroup.map(AsFd::as_fd));
         fds.extend(given.iter().map(AsFd::as_fd));
 
         let mut plan = Plan::new(fds.len() as u8);
@@ -118,7 +120,7 @@ impl Container {
         if kinds & !cgroup_kind != 0 {
             plan.setns("join the container's namespaces", Fd::Slot(0), kinds & !cgroup_kind);
         }
-        let cgroup = live.cgroup.as_ref().map(|_| Fd::Slot(1));
+        let cgroup = cgroup.map(|_| Fd::Slot(1));
         plan.clone_sibling(0, cgroup, host.strategy().is_fork());
         if kinds & cgroup_kind != 0 {
             plan.setns("join the container's cgroup namespace", Fd::Slot(0), cgroup_kind);

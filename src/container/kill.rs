@@ -17,7 +17,7 @@ impl Container {
             (KillTarget::Init, _) => live.child.signal(options.signal),
             (KillTarget::All, Some(cgroup)) if options.signal == Signal::KILL => cgroup.kill(),
             (KillTarget::All, Some(cgroup)) => {
-                cgroup.procs()?.into_iter().try_for_each(|pid| signal_pid(pid, options.signal))
+                cgroup.procs_below()?.into_iter().try_for_each(|pid| signal_pid(pid, options.signal))
             }
             (KillTarget::All, None) => Err(Error::new(ErrorKind::Unsupported, "signal every process")
                 .detail("the container has no cgroup, which alone knows them all")),

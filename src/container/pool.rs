@@ -70,6 +70,7 @@ impl Sandbox {
             users: sandbox.id_map.as_ref().map_or(UserNamespace::Host, UserNamespace::New),
             groups: inner.host.set_groups(),
             cgroup: sandbox.cgroup.as_ref(),
+            payload: None,
             joins: Vec::new(),
             network: None,
             upper: None,
@@ -151,6 +152,9 @@ fn check(template: &ContainerConfig) -> Result<()> {
     let invalid = |why: &str| Err(Error::invalid("pool template", why));
     if template.namespaces.iter().any(|(_, source)| matches!(source, NamespaceSource::Join(_))) {
         return invalid("joins namespaces, which are looked up at each start");
+    }
+    if template.cgroup == CgroupConfig::Delegated {
+        return invalid("has a delegated cgroup, which is for containers that run an init");
     }
     match &template.rootfs {
         Rootfs::Overlay(_) => invalid("has an overlay, whose upper directory belongs to one instance"),

@@ -153,19 +153,14 @@ impl Container {
         Ok(())
     }
 
-    /// Gives the children of the runtime's cgroup the controllers that the limits need, where it has them. What it
-    /// has not got is the limits' own error, which says what grants it.
+    /// Gives the children of the runtime's cgroup the controllers that the limits need, down the way from where the tree is
+    /// this process's. What it has not got there is the limits' own error, which says what grants it.
     pub(super) fn enable_controllers(&self, config: &ContainerConfig) -> Result<()> {
         let wanted = config.limits.controllers();
         if wanted.is_empty() || config.cgroup == CgroupConfig::None {
             return Ok(());
         }
-        let parent = self.runtime.inner().host.cgroup()?;
-        let enabled = parent.enabled_controllers()?;
-        let available = parent.controllers()?;
-        let missing: Vec<_> =
-            wanted.into_iter().filter(|c| !enabled.contains(c) && available.contains(c)).collect();
-        match parent.enable_controllers(&missing) {
+        match self.runtime.inner().host.enable_controllers(&wanted) {
             Err(e) if config.enforce == Enforce::Required => Err(e),
             _ => Ok(()),
         }

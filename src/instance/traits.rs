@@ -8,8 +8,8 @@ use crate::cgroup::{Limits, Skipped};
 use crate::error::{Error, ErrorKind, Result};
 use crate::exit::ExitStatus;
 use crate::instance::{
-    DeleteOptions, Exec, FreezeOptions, InstanceInfo, InstanceKind, KillOptions, Metrics, Pipes, RestartOptions,
-    ShutdownOptions, StartOptions, Status, StopOptions, UpdateOptions, WaitOptions,
+    DeleteOptions, Exec, FreezeOptions, InstanceInfo, InstanceKind, KillOptions, Metrics, Pipes,
+    RestartOptions, ShutdownOptions, StartOptions, Status, StopOptions, UpdateOptions, WaitOptions,
 };
 use crate::name::{InstanceId, InstanceName};
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 
-use super::{HeldUsers, Host, Inner, Runtime};
+use super::{HeldUsers, Host, Inner, Placement, Runtime};
 use crate::error::{Error, Result};
 use crate::store::Store;
 
@@ -36,7 +36,7 @@ pub enum SpawnStrategy {
 pub struct RuntimeBuilder {
     state_dir: Option<PathBuf>,
     run_dir: Option<PathBuf>,
-    cgroup: Option<PathBuf>,
+    placement: Placement,
     strategy: SpawnStrategy,
     spawner_thread: bool,
 }
@@ -56,9 +56,22 @@ impl RuntimeBuilder {
     }
 
     /// Sets the cgroup in which the instances' cgroups are made, as an absolute path (`/sys/fs/cgroup/...`). Unless told
-    /// otherwise it is this process's own.
-    pub fn cgroup(mut self, path: impl Into<PathBuf>) -> Self {
-        self.cgroup = Some(path.into());
+    /// otherwise it is this process's own. The same as [`Placement::Below`].
+    pub fn cgroup(self, path: impl Into<PathBuf>) -> Self {
+        self.cgroup_placement(Placement::Below(path.into()))
+    }
+
+    /// Sets where the instances' cgroups are made.
+    ///
+    /// ```no_run
+    /// use stockade::{Placement, Runtime};
+    ///
+    /// let runtime = Runtime::builder().cgroup_placement(Placement::OwnWithLeaf).open()?;
+    /// println!("{}", runtime.delegation()?);
+    /// # Ok::<(), stockade::Error>(())
+    /// ```
+    pub fn cgroup_placement(mut self, placement: Placement) -> Self {
+        self.placement = placement;
         self
     }
 
@@ -85,16 +98,18 @@ impl RuntimeBuilder {
     /// # Errors
     /// [`PermissionDenied`](crate::ErrorKind::PermissionDenied) where a directory cannot be made or is not this
     /// user's alone; [`InvalidConfig`](crate::ErrorKind::InvalidConfig) where no directory can be told from the
-    /// environment.
+    /// environment. A [`Placement`] that was asked for and cannot be had is an error that says what is in its way; it is
+    /// carried out last, so nothing is moved by an opening that fails for another reason.
     pub fn open(self) -> Result<Runtime> {
         let root = rustix::process::geteuid().is_root();
         let state_dir = self.state_dir.map_or_else(|| default_dir(root, Dir::State), Ok)?;
         let run_dir = self.run_dir.map_or_else(|| default_dir(root, Dir::Run), Ok)?;
-        let host = Host::probe(self.cgroup.as_deref(), self.strategy, self.spawner_thread)?;
+        let (store, tag) = (Store::open(&state_dir, &run_dir)?, tag(&run_dir));
+        let host = Host::probe(&self.placement, &tag, self.strategy, self.spawner_thread)?;
         let inner = Arc::new(Inner {
-            store: Store::open(&state_dir, &run_dir)?,
+            store,
             host,
-            tag: tag(&run_dir),
+            tag,
             state_dir,
             run_dir,
             ranges: OnceLock::new(),

@@ -1,10 +1,10 @@
 //! What this host lets this process do, found out once by doing it.
 
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::caps::{CapSet, Capability};
-use crate::cgroup::{Cgroup, DevicePrograms, Hierarchy};
+use crate::cgroup::{Cgroup, Controller, Delegation, DevicePrograms, Hierarchy};
 use crate::error::{Error, Result};
 use crate::idmap::subid::SubidUser;
 use crate::idmap::{self, AllocatorOptions, HostGid, HostUid, IdMap, RANGE_SIZE, SetGroups};
@@ -13,6 +13,7 @@ use crate::spawn::{Spawner, Stage2, Strategy, restrictions};
 use crate::sys::mount::clone_tree;
 
 use super::newuidmap::Programs;
+use super::place::{Placed, Placement};
 
 /// The host as a runtime found it.
 #[derive(Debug)]
@@ -47,34 +48,33 @@ pub(crate) enum Ids {
 #[derive(Debug)]
 struct Cgroups {
     hierarchy: Hierarchy,
+    placed: Mutex<Placed>,
     /// Where the instances' cgroups go, if not in this process's own.
     chosen: Option<Cgroup>,
 }
 
 impl Host {
-    /// `cgroup`: where the instances' cgroups go; this process's own unless told otherwise.
-    pub(crate) fn probe(
-        cgroup: Option<&std::path::Path>,
+    /// `tag` stands for the runtime in names.
+    pub(super) fn probe(
+        placement: &Placement,
+        tag: &str,
         strategy: SpawnStrategy,
         from_thread: bool,
     ) -> Result<Self> {
         let permitted = CapSet::of_current_thread_permitted()?;
         let clones_mounts =
             permitted.contains(Capability::SysAdmin) && clone_tree(root(), "/", false).is_ok();
-        let cgroup = match (Hierarchy::detect(), cgroup) {
-            (Ok(hierarchy), path) => {
-                let chosen = path.map(|p| hierarchy.open(p)).transpose()?;
-                Ok(Cgroups { hierarchy, chosen })
-            }
-            (Err(e), Some(_)) => return Err(e),
-            (Err(e), None) => Err(e.to_string()),
-        };
         let stage2 = match strategy {
             SpawnStrategy::Auto => Stage2::new().ok(),
             SpawnStrategy::Exec => Some(Stage2::new()?),
             SpawnStrategy::Fork => None,
         };
         let stage2 = stage2.map(Arc::new);
+        let cgroup = match (Hierarchy::detect(), placement) {
+            (Ok(hierarchy), _) => Ok(Cgroups::placed(hierarchy, placement, tag, stage2.as_deref())?),
+            (Err(e), Placement::Own) => Err(e.to_string()),
+            (Err(e), _) => return Err(e),
+        };
         Ok(Self {
             permitted,
             last_cap: last_cap()?,
@@ -210,6 +210,23 @@ impl Host {
         Ok(cgroups.chosen.as_ref().unwrap_or(cgroups.hierarchy.own()))
     }
 
+    /// What of the tree is this process's, down to the cgroup that the instances' are made in.
+    pub(crate) fn delegation(&self) -> Result<Delegation> {
+        self.cgroup2()?.hierarchy.delegation_of(self.cgroup()?)
+    }
+
+    /// Gives these controllers to the instances' cgroups.
+    pub(crate) fn enable_controllers(&self, wanted: &[Controller]) -> Result<()> {
+        self.cgroup2()?.hierarchy.enable_controllers_for(self.cgroup()?, wanted)
+    }
+
+    /// Undoes what was done to this process's own cgroup, as far as running instances let it.
+    pub(super) fn release_cgroup(&self) {
+        if let Ok(cgroups) = &self.cgroup {
+            cgroups.placed.lock().unwrap_or_else(PoisonError::into_inner).release();
+        }
+    }
+
     /// A cgroup by the path that [`Cgroup::path`] gave.
     pub(crate) fn open_cgroup(&self, path: &str) -> Result<Cgroup> {
         self.cgroup2()?.hierarchy.open(std::path::Path::new(path))
@@ -221,6 +238,30 @@ impl Host {
                 .detail(why.clone())
                 .hint("mount a cgroup2 hierarchy, or choose CgroupConfig::None")
         })
+    }
+}
+
+impl Cgroups {
+    #[cfg_attr(
+        not(feature = "systemd"),
+        expect(unused_variables, reason = "a scope has a name and a process")
+    )]
+    fn placed(
+        hierarchy: Hierarchy,
+        placement: &Placement,
+        tag: &str,
+        stage2: Option<&Stage2>,
+    ) -> Result<Self> {
+        #[cfg(feature = "systemd")]
+        if let Placement::SystemdScope(wanted) = placement {
+            let (parent, scope) = super::systemd::hold(&hierarchy, wanted, tag, stage2)?;
+            let mut placed = Placed::in_scope(parent, scope);
+            let chosen = placed.parent.take();
+            return Ok(Self { hierarchy, chosen, placed: Mutex::new(placed) });
+        }
+        let mut placed = Placed::beside(&hierarchy, placement)?;
+        let chosen = placed.parent.take();
+        Ok(Self { hierarchy, chosen, placed: Mutex::new(placed) })
     }
 }
 

@@ -4,7 +4,10 @@ mod builder;
 mod held;
 mod host;
 mod newuidmap;
+mod place;
 mod recover;
+#[cfg(feature = "systemd")]
+mod systemd;
 mod userns;
 
 use std::collections::HashMap;
@@ -15,7 +18,11 @@ use std::sync::{Arc, Mutex, OnceLock, RwLock, Weak};
 pub use builder::{RuntimeBuilder, SpawnStrategy};
 pub(crate) use held::HeldUsers;
 pub(crate) use host::{Host, Ids};
+pub use place::Placement;
+#[cfg(feature = "systemd")]
+pub use systemd::{Manager, SystemdScope};
 
+use crate::cgroup::Delegation;
 use crate::container::{Container, ContainerConfig, Networks, Pool, Sandbox, TakenNetwork};
 use crate::error::Result;
 use crate::idmap::RangeAllocator;
@@ -172,6 +179,16 @@ impl Runtime {
         pools.iter().filter(|p| p.is_for(config)).map(Pool::ready).sum()
     }
 
+    /// What of the cgroup tree this process may use, from its boundary down to the cgroup in which those of the
+    /// instances are made, and which controllers they can have: a report to print for whoever set the host up.
+    ///
+    /// # Errors
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) on a host without a cgroup2 mount;
+    /// [`NotFound`](crate::ErrorKind::NotFound) where the cgroup was removed.
+    pub fn delegation(&self) -> Result<Delegation> {
+        self.inner.host.delegation()
+    }
+
     /// Keeps `size` network namespaces ready for containers in the host's user namespace, which are
     /// [`privileged`](crate::container::ContainerBuilder::privileged), and of which no sandbox is ready: their starts
     /// are spared the making of one, about 0.5 ms. With 0 they are given up.
@@ -262,6 +279,12 @@ impl Inner {
         }
         let opened = RangeAllocator::open(&self.state_dir, &self.run_dir)?;
         Ok(self.ranges.get_or_init(|| opened))
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.host.release_cgroup();
     }
 }
 

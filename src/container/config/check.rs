@@ -83,6 +83,13 @@ pub(in crate::container) fn problems(config: &ContainerConfig) -> Vec<Problem> {
     if config.cgroup == CgroupConfig::None && !config.limits.is_empty() {
         check.add("limits", "need a control group, and the container is to have none");
     }
+    if config.cgroup == CgroupConfig::Delegated && !config.namespaces.is_new(NamespaceKind::Cgroup) {
+        check.add("cgroup", "to be delegated, it needs a new cgroup namespace");
+    }
+    if config.cgroup == CgroupConfig::Delegated && matches!(config.namespaces.user, NamespaceSource::Join(_))
+    {
+        check.add("cgroup", "cannot be delegated in a user namespace of others");
+    }
     if let Some(policy) = &config.devices {
         if config.cgroup == CgroupConfig::None {
             check.add("devices", "need a control group, and the container is to have none");

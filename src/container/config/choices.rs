@@ -92,6 +92,16 @@ pub enum CgroupConfig {
     /// [`RuntimeBuilder::cgroup`](crate::RuntimeBuilder::cgroup) names another.
     #[default]
     Auto,
+    /// As `Auto`, and the container's root may make cgroups of its own, as an init such as systemd must. The limits are on
+    /// a cgroup that the container cannot see; in it is `payload`, which is the root of the container's cgroup namespace
+    /// and belongs to its root user: the directory and the files that the kernel lists in `/sys/kernel/cgroup/delegate`.
+    /// It is mounted read-write on `/sys/fs/cgroup`, and has every controller that the runtime's cgroup has and can give
+    /// ([`Runtime::delegation`](crate::Runtime::delegation)). Commands by [`exec`](crate::Container::exec) are in
+    /// `stockade.exec` below it, for the container's root cgroup may hold no processes any more.
+    ///
+    /// Needs a new cgroup namespace. Where root inside is another user than the one who runs this process, needs
+    /// `CAP_CHOWN`.
+    Delegated,
     /// None: it stays in the host process's. No limits, no freeze, and a stop kills by its pid namespace. Should the host
     /// be killed, the first process is found by its record all the same, which is made before it has a program.
     None,

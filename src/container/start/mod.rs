@@ -38,7 +38,7 @@ use super::tail::{Settings, Tail};
 use crate::caps::{CapSet, Capability};
 use crate::cgroup::{Cgroup, Skipped};
 use crate::error::{Error, ErrorKind, Result};
-use crate::idmap::{self, IdMap, SetGroups};
+use crate::idmap::{self, IdMap, InnerGid, SetGroups};
 use crate::namespaces::{Namespace, NamespaceKind};
 use crate::op::{Cancel, Deadline};
 use crate::process::Resource;
@@ -46,6 +46,9 @@ use crate::rootfs::Rootfs;
 use crate::runtime::Host;
 use crate::spawn::Fault;
 use crate::spawn::{Child, Plan, Running, Spec, Started, Strategy, launch};
+
+/// Group `tty`, who owns terminals.
+const TTY: InnerGid = InnerGid::new(5);
 
 /// Everything that a start needs to know.
 #[derive(Debug)]
@@ -57,6 +60,8 @@ pub(super) struct Request<'a> {
     pub(super) groups: SetGroups,
     /// Fresh and empty.
     pub(super) cgroup: Option<&'a Cgroup>,
+    /// The cgroup below that for the container's processes, where it is not the same.
+    pub(super) payload: Option<&'a Cgroup>,
     /// The namespaces to join, in that order.
     pub(super) joins: Vec<Namespace>,
     /// A fresh network namespace for this container alone, in place of one that clone3 makes. Without any to join.
@@ -108,7 +113,7 @@ impl Request<'_> {
         let spec = Spec {
             strategy: self.strategy,
             namespaces: self.clone_flags(),
-            cgroup: self.cgroup.map(AsFd::as_fd),
+            cgroup: self.born_in().map(AsFd::as_fd),
             ambient: self.ambient(),
             own_memory_first: self.wants_own_memory(),
         };
@@ -132,7 +137,7 @@ impl Request<'_> {
         for ns in joins {
             first.push(ns.as_fd());
         }
-        first.extend(self.cgroup.map(AsFd::as_fd));
+        first.extend(self.born_in().map(AsFd::as_fd));
         let (mut plan, fds) = self.plan_joined(streams, joins)?;
 
         let spec = Spec {
@@ -209,6 +214,11 @@ impl Request<'_> {
         Ok((plan, fds))
     }
 
+    /// The cgroup that the first process is born in.
+    fn born_in(&self) -> Option<&Cgroup> {
+        self.payload.or(self.cgroup)
+    }
+
     fn note(&self, started: &Started, skipped: &[Skipped]) -> Result<()> {
         self.witness.map_or(Ok(()), |witness| witness.note(started.child()?, skipped))
     }
@@ -233,8 +243,13 @@ impl Request<'_> {
             EtcFile::Content(text) => Some((name, text.clone().into_bytes())),
             _ => None,
         });
+        // A single id may be mapped by root too: of a namespace that has no range to give away.
+        let has_tty = |map: &IdMap| map.gid_to_host(TTY).is_some();
+        let tty_group =
+            users != Users::Single && !matches!(self.users, UserNamespace::New(map) if !has_tty(map));
         Ok(Parts {
             users,
+            tty_group,
             root,
             mounts,
             hidden: self.hidden(),

@@ -86,6 +86,8 @@ pub(super) enum Users {
 #[derive(Debug)]
 pub(super) struct Parts {
     pub(super) users: Users,
+    /// Group `tty` (5) has a number there.
+    pub(super) tty_group: bool,
     pub(super) root: Root,
     /// The caller's mounts, in order: a bind's tree, or nothing for a tmpfs.
     pub(super) mounts: Vec<Option<(Tree, bool)>>,

@@ -7,13 +7,13 @@ use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use super::{Request, Up, UserNamespace, Witness, start};
-use crate::cgroup::{Cgroup, Skipped};
+use crate::cgroup::{Cgroup, Enforce, Skipped};
 use crate::container::config::CgroupConfig;
 use crate::container::handle::{Container, Run};
 use crate::container::live::{Live, remove_cgroup};
 use crate::container::load::identity;
 use crate::container::pool::Sandbox;
-use crate::container::{ContainerConfig, streams};
+use crate::container::{ContainerConfig, payload, streams};
 use crate::error::{Error, ErrorKind, Result};
 use crate::instance::{Pipes, StartOptions};
 use crate::name::InstanceId;
@@ -90,6 +90,21 @@ impl Container {
             Some(sandbox) => (sandbox.started.take(), sandbox.cgroup.take()),
             None => (None, self.make_cgroup(&config)?),
         };
+        let payload = match &cgroup {
+            Some(leaf) if config.cgroup == CgroupConfig::Delegated => {
+                match payload::make(leaf, &config, id_map.as_ref()) {
+                    Ok(made) => Some(made),
+                    Err(e) => {
+                        let removed = remove_cgroup(leaf);
+                        return Err(match removed {
+                            Ok(()) => e,
+                            Err(also) => e.also(format!("removing the cgroup failed too: {also}")),
+                        });
+                    }
+                }
+            }
+            _ => None,
+        };
         let users = match &id_map {
             Some(map) if !holds_users => UserNamespace::New(map),
             Some(_) => UserNamespace::Joined,
@@ -108,6 +123,7 @@ impl Container {
             users,
             groups,
             cgroup: cgroup.as_ref(),
+            payload: payload.as_ref(),
             joins,
             network: network.as_ref().map(|taken| &taken.namespace),
             upper,
@@ -202,8 +218,15 @@ impl Container {
         if config.cgroup == CgroupConfig::None {
             return Ok(None);
         }
-        let parent = self.runtime.inner().host.cgroup()?;
+        let inner = self.runtime.inner();
+        let parent = inner.host.cgroup()?;
         let name = self.cgroup_name();
+        if config.cgroup == CgroupConfig::Delegated
+            && let Err(e) = self.enable_for_payload()
+            && config.enforce == Enforce::Required
+        {
+            return Err(e);
+        }
         match parent.create_child(&name) {
             Err(e) if e.kind() == ErrorKind::AlreadyExists => {
                 // Another runtime's run, or left by a host that died. What runs in it without a record is ended: nobody

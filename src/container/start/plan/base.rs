@@ -2,7 +2,8 @@
 
 use rustix::mount::MountFlags;
 
-use super::{AT_RECURSIVE, Builder, Users};
+use super::{AT_RECURSIVE, Builder};
+use crate::container::config::CgroupConfig;
 use crate::namespaces::{NamespaceKind, NamespaceSource};
 use crate::rootfs::standard::{self as std_fs, INERT};
 use crate::spawn::{Mount, Tolerate};
@@ -18,7 +19,7 @@ impl Builder<'_> {
             target: "/dev/pts",
             fstype: "devpts",
             flags: std_fs::PTS_FLAGS,
-            data: if self.parts.users == Users::Single { std_fs::PTS_DATA } else { std_fs::PTS_DATA_GROUP },
+            data: if self.parts.tty_group { std_fs::PTS_DATA_GROUP } else { std_fs::PTS_DATA },
         });
         self.plan.mount(&Mount {
             what: "mount /dev/shm",
@@ -40,12 +41,14 @@ impl Builder<'_> {
         }
         self.sysfs();
         if self.parts.cgroup2 && self.own_sysfs() && self.is_new(NamespaceKind::Cgroup) {
+            let delegated = self.config.cgroup == CgroupConfig::Delegated;
+            let read_only = if delegated { MountFlags::empty() } else { MountFlags::RDONLY };
             self.plan.mount(&Mount {
                 what: "mount cgroup2",
                 source: "cgroup",
                 target: "/sys/fs/cgroup",
                 fstype: "cgroup2",
-                flags: INERT | MountFlags::RDONLY,
+                flags: INERT | read_only,
                 data: "",
             });
         }
