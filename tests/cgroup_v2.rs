@@ -1,4 +1,5 @@
 //! Life of a cgroup, with real processes: needs a writable cgroup v2, as root has it.
+#![allow(clippy::print_stderr)]
 
 mod cgroup_util;
 
