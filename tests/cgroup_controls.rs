@@ -172,7 +172,7 @@ fn memory_is_reclaimed_on_demand() {
     let Some(mut leaf) = with_controllers(&NEEDED) else { return };
     // Page cache of a file on disk or tmpfs without swap: no matter, the answer is one of the two.
     leaf.run("head -c 8m /dev/zero > /tmp/stockade-reclaim-$$; cat /tmp/stockade-reclaim-$$ >/dev/null; rm /tmp/stockade-reclaim-$$; exec sleep 60");
-    until(LONG, "something is charged", || leaf.stats().unwrap().memory > Some(1 << 16));
+    until(LONG, "something is charged", || leaf.stats().unwrap().memory.unwrap().current > 1 << 16);
     let done = leaf.reclaim(1 << 40).unwrap();
     assert_eq!(done, Reclaimed::Less, "nobody has 1 TiB");
 }
@@ -268,7 +268,7 @@ fn a_limit_of_memory_below_use_is_refused_unless_it_is_asked_for() {
     // No swap: anonymous memory stays.
     leaf.update(&Limits::new().memory_swap_max(0), Enforce::Required).unwrap();
     let pid = leaf.run("exec awk 'BEGIN { s = \"x\"; while (length(s) < 32 * 1024 * 1024) s = s s; while (1) system(\"sleep 600\") }'");
-    until(LONG, "it holds 32 MiB", || leaf.stats().unwrap().memory > Some(32 << 20));
+    until(LONG, "it holds 32 MiB", || leaf.stats().unwrap().memory.unwrap().current > 32 << 20);
     let before = snapshot(&leaf);
     let tight = Limits::new().memory_max(8 << 20).pids_max(50);
     let e = leaf.update(&tight, Enforce::Required).unwrap_err();
@@ -282,7 +282,7 @@ fn a_limit_of_memory_below_use_is_refused_unless_it_is_asked_for() {
     // Processes above a limit of processes are left alone.
     leaf.run("exec sleep 60");
     leaf.update(&Limits::new().pids_max(0), Enforce::Required).unwrap();
-    assert!(leaf.stats().unwrap().pids.unwrap() > 0);
+    assert!(leaf.stats().unwrap().pids.unwrap().current > 0);
 }
 
 #[test]

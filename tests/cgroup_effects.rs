@@ -36,7 +36,7 @@ fn count(c: &Cgroup, file: &str, key: &str) -> u64 {
 }
 
 fn used(c: &Cgroup) -> Duration {
-    c.stats().unwrap().cpu.unwrap()
+    c.stats().unwrap().cpu.unwrap().usage
 }
 
 const SPIN: &str = "while :; do :; done";
@@ -138,7 +138,7 @@ fn memory_high_slows_and_memory_max_kills_one_or_all() {
 fn pids_max_holds_for_what_runs() {
     let Some(mut leaf) = with_controllers(&[Controller::Pids]) else { return };
     leaf.run("while :; do sleep 0.01; done 2>/dev/null");
-    until(LONG, "it forks", || leaf.stats().unwrap().pids > Some(1));
+    until(LONG, "it forks", || leaf.stats().unwrap().pids.unwrap().current > 1);
     set(&leaf, Limits::new().pids_max(1));
     until(LONG, "a fork was refused", || count(&leaf, "pids.events", "max") > 0);
 }

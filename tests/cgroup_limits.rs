@@ -57,15 +57,15 @@ fn stats_have_what_the_host_counts() {
     let Some(mut leaf) = Leaf::new() else { return };
     leaf.run("i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; exec sleep 60");
     let end = soon().unwrap();
-    while leaf.stats().unwrap().cpu.unwrap() < Duration::from_millis(5) {
+    while leaf.stats().unwrap().cpu.unwrap().usage < Duration::from_millis(5) {
         assert!(std::time::Instant::now() < end);
         std::thread::sleep(Duration::from_millis(5));
     }
     let stats = leaf.stats().unwrap();
     let has = leaf.controllers().unwrap();
-    assert_eq!(stats.pids, has.contains(&Controller::Pids).then_some(1));
+    assert_eq!(stats.pids.map(|p| p.current), has.contains(&Controller::Pids).then_some(1));
     assert_eq!(stats.memory.is_some(), has.contains(&Controller::Memory));
-    assert_ne!(stats.memory, Some(0));
+    assert_ne!(stats.memory.and_then(|m| m.current), Some(0));
 }
 
 #[test]
@@ -101,7 +101,7 @@ fn pids_max_stops_a_fork() {
         assert!(std::time::Instant::now() < end, "no fork was denied");
         std::thread::sleep(Duration::from_millis(5));
     }
-    assert!(leaf.stats().unwrap().pids.unwrap() <= 1);
+    assert!(leaf.stats().unwrap().pids.unwrap().current <= 1);
 }
 
 #[test]

@@ -43,7 +43,7 @@ fn alone(name: &str, uid: u32) -> bool {
         Ok(out) => {
             let text = String::from_utf8_lossy(&out.stdout) + String::from_utf8_lossy(&out.stderr);
             assert!(out.status.success() && text.contains("1 passed"), "{text}");
-            eprint!("{text}");
+            std::io::Write::write_all(&mut std::io::stderr(), text.as_bytes()).unwrap();
         }
         Err(e) => support::skip(format!("the test program cannot be run as uid {uid}: {e}")),
     }

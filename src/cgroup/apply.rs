@@ -85,7 +85,16 @@ impl Cgroup {
 
 /// Carries out one setting.
 pub(super) fn put(files: &dyn Files, setting: &Setting) -> Result<()> {
-    files.put(&setting.file, &setting.text()).map_err(|e| explain(files, setting, e))
+    let mut done = files.put(&setting.file, &setting.text());
+    // A cgroup with processes that had a set of CPUs or nodes once cannot go back to none: it gets all that there are.
+    if setting.value.is_empty()
+        && let Err(e) = &done
+        && e.errno() == Some(libc::ENOSPC)
+        && let Ok(all) = files.get(&format!("../{}.effective", setting.file))
+    {
+        done = files.put(&setting.file, all.trim());
+    }
+    done.map_err(|e| explain(files, setting, e))
 }
 
 /// The error of a read or a write, in terms of the limit.

@@ -6,8 +6,6 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::Controller;
-use super::file::flat_value;
-use super::group::Cgroup;
 use super::limits::Limits;
 use super::setting::{Files, Problems, Settings};
 use crate::error::{Error, Result};
@@ -216,12 +214,6 @@ pub(super) fn read(files: &dyn Files, limits: &mut Limits) -> Result<()> {
     limits.cpu_uclamp_min = text("cpu.uclamp.min")?.and_then(percent);
     limits.cpu_uclamp_max = text("cpu.uclamp.max")?.and_then(percent);
     Ok(())
-}
-
-/// CPU time used so far. Every cgroup counts it, the cpu controller is not needed.
-pub(super) fn usage(cgroup: &Cgroup) -> Result<Option<Duration>> {
-    let text = cgroup.read_optional("cpu.stat")?;
-    Ok(text.and_then(|t| flat_value(&t, "usage_usec")).map(Duration::from_micros))
 }
 
 #[cfg(test)]

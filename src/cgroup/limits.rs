@@ -142,7 +142,8 @@ limits! {
         /// The highest one (`cpu.uclamp.max`); 100 % for no bound.
         cpu_uclamp_max: Percent,
 
-        /// The CPUs that its processes may use (`cpuset.cpus`); the empty set for all that the parent has.
+        /// The CPUs that its processes may use (`cpuset.cpus`); the empty set for all that the parent has. A cgroup
+        /// with processes that had a set is given those that the parent has at the time: the kernel has no way back.
         cpuset_cpus: CpuSet,
         /// The memory nodes that its processes may use (`cpuset.mems`); the empty set for all that the parent has.
         cpuset_mems: NodeSet,

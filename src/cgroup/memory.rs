@@ -3,7 +3,6 @@
 use serde::{Deserialize, Serialize};
 
 use super::Controller;
-use super::file::flat_value;
 use super::group::Cgroup;
 use super::limit::Limit;
 use super::limits::Limits;
@@ -20,18 +19,6 @@ pub enum OomPolicy {
     Process,
     /// Every process of the cgroup and its descendants, but for those with an `oom_score_adj` of -1000.
     Cgroup,
-}
-
-/// How often the memory limits acted, descendants included (`memory.events`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct MemoryEvents {
-    /// Times that `memory.max` was about to be exceeded.
-    pub max: u64,
-    /// Times that an allocation was about to fail at the limit.
-    pub oom: u64,
-    /// Processes that an OOM killer ended.
-    pub oom_kill: u64,
 }
 
 impl Cgroup {
@@ -51,18 +38,6 @@ impl Cgroup {
     /// [`PermissionDenied`](ErrorKind::PermissionDenied): the file is not the caller's to write.
     pub fn reclaim(&self, bytes: u64) -> Result<Reclaimed> {
         reclaim(self, bytes)
-    }
-
-    /// How often the memory limits acted; `None` without the memory controller.
-    ///
-    /// # Errors
-    /// What the kernel says is passed on.
-    pub fn memory_events(&self) -> Result<Option<MemoryEvents>> {
-        let Some(text) = self.read_optional("memory.events")? else {
-            return Ok(None);
-        };
-        let count = |key| flat_value(&text, key).unwrap_or(0);
-        Ok(Some(MemoryEvents { max: count("max"), oom: count("oom"), oom_kill: count("oom_kill") }))
     }
 }
 
@@ -136,9 +111,4 @@ pub(super) fn read(files: &dyn Files, limits: &mut Limits) -> Result<()> {
         _ => OomPolicy::Process,
     });
     Ok(())
-}
-
-/// Bytes charged now; `None` without the controller.
-pub(super) fn current(cgroup: &Cgroup) -> Result<Option<u64>> {
-    Ok(cgroup.read_optional("memory.current")?.and_then(|t| t.trim().parse().ok()))
 }

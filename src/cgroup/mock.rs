@@ -47,6 +47,9 @@ const NEW: &[(&str, &str)] = &[
     ("io.weight", "default 100"),
     ("io.max", ""),
     ("io.latency", ""),
+    ("../cpuset.cpus.effective", "0-3"),
+    ("../cpuset.mems.effective", "0"),
+    ("pids.current", "0"),
     ("pids.max", "max"),
     ("hugetlb.2MB.current", "0"),
     ("hugetlb.2MB.max", "max"),
@@ -95,6 +98,11 @@ impl Mock {
     fn check(&self, name: &str, value: &str) -> Result<String, Errno> {
         let limit = || Limit::parse(value).ok_or(Errno::INVAL);
         match name {
+            "cpuset.cpus" | "cpuset.mems"
+                if value.is_empty() && !self.file(name).is_empty() && self.number("pids.current") > 0 =>
+            {
+                return Err(Errno::NOSPC);
+            }
             "cpu.weight" if self.file("cpu.idle") == "1" => return Err(Errno::INVAL),
             "cpu.weight" if !(1..=10_000).contains(&value.parse().unwrap_or(0)) => return Err(Errno::RANGE),
             "cpu.idle" => {

@@ -4,7 +4,8 @@
 //! [`Cgroup::create_child`] makes a leaf below it, two system calls; the leaf's descriptor is what
 //! `CLONE_INTO_CGROUP` takes, so a process can be born inside. From then on the cgroup is the handle to the
 //! whole group: [`freeze`](Cgroup::freeze), [`thaw`](Cgroup::thaw), [`kill`](Cgroup::kill),
-//! [`wait_empty`](Cgroup::wait_empty), [`stats`](Cgroup::stats), [`apply`](Cgroup::apply) for limits of a new one,
+//! [`wait_empty`](Cgroup::wait_empty), [`stats`](Cgroup::stats), [`events`](Cgroup::events) and
+//! [`watch_pressure`](Cgroup::watch_pressure) to poll, [`apply`](Cgroup::apply) for limits of a new one,
 //! [`update`](Cgroup::update) for those of one in use, all or none, and [`remove`](Cgroup::remove).
 //!
 //! Only v2 is spoken here. On a hybrid host, where v1 holds the controllers, everything works but the limits of
@@ -47,6 +48,7 @@ mod cpuset;
 mod delegate;
 mod devices;
 mod dmem;
+mod events;
 mod file;
 mod group;
 mod hierarchy;
@@ -59,6 +61,8 @@ mod memory;
 mod misc;
 mod pids;
 mod place;
+mod poll;
+mod pressure;
 mod rdma;
 mod remove;
 mod setting;
@@ -79,6 +83,7 @@ pub use cpuset::Partition;
 pub(crate) use devices::DevicePrograms;
 pub use devices::{DeviceAccess, DeviceKind, DevicePolicy, DeviceRule, DeviceVerdict};
 pub use dmem::DmemLimits;
+pub use events::{Event, Events, MemoryEvent};
 pub use group::{Cgroup, CgroupId};
 pub use hierarchy::Hierarchy;
 pub use hugetlb::{HugePageSize, HugetlbLimits};
@@ -86,11 +91,16 @@ pub use idset::{CpuSet, NodeSet};
 pub use io::{IoLimits, IoWeight};
 pub use limit::Limit;
 pub use limits::Limits;
-pub use memory::{MemoryEvents, OomPolicy, Reclaimed};
+pub use memory::{OomPolicy, Reclaimed};
 pub use place::{Boundary, CgroupKind, Delegation, Level};
+pub use pressure::{PressureKind, PressureResource, PressureTrigger, PressureWatch};
 pub use rdma::RdmaLimits;
 pub use state::{State, Watch};
-pub use stats::Stats;
+pub use stats::{
+    CgroupEvents, CgroupLocalStats, CgroupTree, ControllerCount, CpuLocalStats, CpuStats, DeviceNumber,
+    HugetlbEvents, HugetlbStats, IoStats, MemoryEvents, MemoryStat, MemoryStats, MiscStats, PidsEvents,
+    PidsStats, Pressure, Pressures, RdmaStats, Stall, StallShare, Stats, StatsReader, SwapEvents,
+};
 #[doc(hidden)]
 pub use update::WriteFault;
 pub use update::{BelowUse, ChangeOptions};

@@ -1,7 +1,6 @@
 //! The pids controller.
 
 use super::Controller;
-use super::group::Cgroup;
 use super::limits::Limits;
 use super::setting::{Files, Problems, Settings, read_limit};
 use crate::error::Result;
@@ -20,9 +19,4 @@ pub(super) fn settings(limits: &Limits, out: &mut Settings) {
 pub(super) fn read(files: &dyn Files, limits: &mut Limits) -> Result<()> {
     limits.pids_max = read_limit(files, "pids.max")?;
     Ok(())
-}
-
-/// Processes and threads now; `None` without the controller.
-pub(super) fn current(cgroup: &Cgroup) -> Result<Option<u64>> {
-    Ok(cgroup.read_optional("pids.current")?.and_then(|t| t.trim().parse().ok()))
 }

@@ -110,6 +110,12 @@ enum Waited {
     Stopped,
 }
 
+impl From<Watch> for OwnedFd {
+    fn from(watch: Watch) -> Self {
+        watch.events
+    }
+}
+
 impl AsFd for Watch {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.events.as_fd()

@@ -340,6 +340,20 @@ fn an_idle_cgroup_keeps_its_weight_through_a_failure() {
 }
 
 #[test]
+fn a_set_of_cpus_can_be_lifted_and_undone_under_processes() {
+    let mock = Mock::new();
+    mock.place("pids.current", "1");
+    let one = Limits::new().cpuset_cpus(CpuSet::new([0]).unwrap());
+    let fail = ChangeOptions::new().fault(WriteFault { write: 1, errno: libc::EIO });
+    let e = change(&mock, &one.clone().memory_max(1 << 20), fail).unwrap_err();
+    assert!(!e.to_string().contains("put back"), "{e}");
+    assert_eq!(mock.file("cpuset.cpus"), "0-3");
+    set(&mock, &one);
+    set(&mock, &Limits::new().cpuset_cpus(CpuSet::default()));
+    assert_eq!(mock.file("cpuset.cpus"), "0-3");
+}
+
+#[test]
 fn a_rollback_that_fails_too_is_reported() {
     let mock = Mock::new();
     let limits = Limits::new().pids_max(5).memory_max(1 << 20);

@@ -11,6 +11,7 @@ mod info;
 mod kill;
 mod live;
 mod load;
+mod metrics;
 mod networks;
 mod payload;
 mod pool;

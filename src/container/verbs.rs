@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::exit::ExitStatus;
 use crate::instance::{
     DeleteOptions, Exec, ExecOptions, FreezeOptions, Instance, InstanceConfig, InstanceInfo, InstanceKind,
-    KillOptions, Pipes, Process, RestartOptions, ShutdownOptions, StartOptions, Status, StopOptions,
+    KillOptions, Metrics, Pipes, Process, RestartOptions, ShutdownOptions, StartOptions, Status, StopOptions,
     UpdateOptions, WaitOptions,
 };
 use crate::name::{InstanceId, InstanceName};
@@ -89,6 +89,10 @@ impl Instance for Container {
     }
 
     fn exec(&self) -> Option<&dyn Exec> {
+        Some(self)
+    }
+
+    fn metrics(&self) -> Option<&dyn Metrics> {
         Some(self)
     }
 }

@@ -22,6 +22,7 @@
 mod config;
 mod exec;
 mod info;
+mod metrics;
 mod options;
 mod status;
 mod stdio;
@@ -31,6 +32,7 @@ pub use config::InstanceConfig;
 pub(crate) use config::sealed;
 pub use exec::{Exec, ExecOptions, Process};
 pub use info::InstanceInfo;
+pub use metrics::Metrics;
 pub use options::{
     DEFAULT_DEADLINE, DeleteMode, DeleteOptions, FreezeOptions, KillOptions, KillTarget, RestartMode,
     RestartOptions, ShutdownOptions, StartOptions, StopOptions, UpdateOptions, WaitOptions,

@@ -8,8 +8,8 @@ use crate::cgroup::{Limits, Skipped};
 use crate::error::{Error, ErrorKind, Result};
 use crate::exit::ExitStatus;
 use crate::instance::{
-    DeleteOptions, Exec, FreezeOptions, InstanceInfo, InstanceKind, KillOptions, Pipes, RestartOptions,
-    ShutdownOptions, StartOptions, Status, StopOptions, UpdateOptions, WaitOptions,
+    DeleteOptions, Exec, FreezeOptions, InstanceInfo, InstanceKind, KillOptions, Metrics, Pipes,
+    RestartOptions, ShutdownOptions, StartOptions, Status, StopOptions, UpdateOptions, WaitOptions,
 };
 use crate::name::{InstanceId, InstanceName};
 
@@ -41,7 +41,7 @@ use crate::name::{InstanceId, InstanceName};
 /// }
 /// ```
 ///
-/// Later versions add methods, always with a default. More capabilities (files, console, snapshots, metrics,
+/// Later versions add methods, always with a default. More capabilities (files, console, snapshots,
 /// devices, migration, export) come in the same way as [`exec`](Self::exec): an accessor whose default is
 /// `None`.
 pub trait Instance: Any + Debug + Send + Sync {
@@ -256,6 +256,11 @@ pub trait Instance: Any + Debug + Send + Sync {
 
     /// Running commands in it, where that can be done.
     fn exec(&self) -> Option<&dyn Exec> {
+        None
+    }
+
+    /// What it uses and what happens to it, where that is counted.
+    fn metrics(&self) -> Option<&dyn Metrics> {
         None
     }
 }

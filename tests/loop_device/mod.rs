@@ -16,7 +16,7 @@ impl LoopDevice {
         if std::env::var_os("VM_LANE").is_none() {
             return Err("needs a loop device, which only the VM lane may give away".to_owned());
         }
-        if !Path::new("/dev/loop-control").exists() {
+        if !Path::new("/sys/module/loop").exists() {
             load_module();
         }
         let image = tempfile::NamedTempFile::new().unwrap();

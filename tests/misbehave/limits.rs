@@ -202,3 +202,24 @@ fn ten_thousand_processes_are_stopped() {
         c.delete().unwrap();
     });
 }
+
+/// A process that somebody else has put into the cgroup keeps the kernel from removing it (`EBUSY`).
+#[test]
+fn a_stranger_in_the_cgroup_does_not_hold_up_the_end() {
+    let _serial = support::serial();
+    privileged!();
+    leaves_nothing(|rt, _| {
+        let c = started(rt, sleeper("visited"));
+        let group = c.info().unwrap().cgroup.unwrap();
+        let mut stranger = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        std::fs::write(group.join("cgroup.procs"), stranger.id().to_string()).unwrap();
+        assert_eq!(std::fs::remove_dir(&group).unwrap_err().kind(), std::io::ErrorKind::ResourceBusy);
+        // The first process ends by itself: what is left is ended with it.
+        c.kill(stockade::Signal::KILL).unwrap();
+        let wait = stockade::instance::WaitOptions::new().deadline(LONG);
+        assert_eq!(c.wait_with(wait).unwrap().shell_code(), Some(137));
+        assert!(!group.exists());
+        assert!(!stranger.wait().unwrap().success());
+        c.delete().unwrap();
+    });
+}

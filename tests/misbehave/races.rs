@@ -18,8 +18,14 @@ fn exec_beside_the_death_of_the_first_process() {
     privileged!();
     leaves_nothing(|rt, _| {
         let c = make(rt, sleeper("dying"));
+        // How long one takes here, so that some have run before the death whatever the machine.
+        c.start().unwrap();
+        let start = std::time::Instant::now();
+        assert_eq!(c.exec(exec("exit 3")).unwrap().wait().unwrap(), ExitStatus::Exited(3));
+        let one = start.elapsed().max(Duration::from_millis(1));
+        c.stop().unwrap();
         let ran = AtomicUsize::new(0);
-        for round in 0..scaled(ROUNDS) {
+        for round in (0..ROUNDS).step_by(ROUNDS / scaled(ROUNDS)) {
             c.start().unwrap();
             let killed = AtomicBool::new(false);
             std::thread::scope(|s| {
@@ -44,7 +50,7 @@ fn exec_beside_the_death_of_the_first_process() {
                         }
                     }
                 });
-                std::thread::sleep(Duration::from_millis(round as u64));
+                std::thread::sleep(one * round as u32);
                 killed.store(true, Ordering::SeqCst);
                 c.kill(Signal::KILL).unwrap();
                 assert_eq!(c.wait().unwrap().shell_code(), Some(137));

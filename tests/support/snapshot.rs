@@ -19,7 +19,7 @@ const STARTING: &str = "fffffffffffbfeff";
 ///
 /// In it: working and root directory, umask, credentials with all capability sets, no_new_privs, seccomp mode,
 /// blocked signals and namespaces of every thread; signal dispositions, environment, dumpable and subreaper flag,
-/// oom_score_adj, resource limits, personality; open descriptors; threads; children; the mount table; the cgroups
+/// oom_score_adj, resource limits, personality; host and domain name; open descriptors; threads; children; the mount table; the cgroups
 /// below our own; the network interfaces.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostSnapshot {
@@ -169,6 +169,9 @@ fn process() -> BTreeMap<String, String> {
         if let Some((name, value)) = limit.split_at_checked(26) {
             facts.insert(format!("limit {}", name.trim()), value.trim().to_owned());
         }
+    }
+    for name in ["hostname", "domainname"] {
+        facts.insert(name.to_owned(), proc::read(format!("/proc/sys/kernel/{name}")));
     }
     facts.insert("dumpable".to_owned(), format!("{:?}", rustix::process::dumpable_behavior()));
     facts.insert("subreaper".to_owned(), format!("{:?}", rustix::process::child_subreaper()));

@@ -22,13 +22,14 @@ usage: cargo xtask TASK
                           setup, then format, lints, documentation, package, all tests, and the tests in the lane
                           --quick: format, lints and tests alone, with the fixtures that are there
                           --no-vm: without the lane, the machine with cgroup v2
-                          --lane-only: setup and the lane alone
+                          --lane-only: setup and the lane alone; of it, those of each --program NAME
                           --no-skip: a skipped test fails
   test --repeat N [--no-skip] [NAME...]
                           the test programs N times in a row, without the names those of faults, crashes and many at
                           once; what they report is summed up
   bench-peers [--json] [--n N] [--only ROW,ROW...]
                           Stockade, the floor and the installed peers, interleaved (as root)
+  bench-cgroup [--n N]    statistics and limits of a cgroup beside the bare reads and writes (as root)
   bench-unpack [--json] [--n N] [--only ROW,ROW...]
                           the Debian root unpacked by Stockade and by GNU tar, and the results compared (as root)
   vm [OPTIONS] -- CMD [ARG...]
@@ -65,6 +66,7 @@ fn run(words: &[String]) -> Result {
         }
         "test" => test::run(args::Args::new(rest)),
         "bench-peers" => bench::run(args::Args::new(rest)),
+        "bench-cgroup" => bench::cgroup::run(args::Args::new(rest)),
         "bench-unpack" => bench::unpack::run(args::Args::new(rest)),
         bench::INNER => bench::inner(args::Args::new(rest)),
         "help" | "--help" | "-h" => {

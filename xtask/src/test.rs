@@ -28,7 +28,14 @@ pub fn run(mut args: Args) -> Result {
     }
     let no_vm = args.switch("--no-vm") || quick;
     let lane_only = args.switch("--lane-only");
+    let mut programs: Vec<String> = Vec::new();
+    while let Some(name) = args.value("--program")? {
+        programs.push(name);
+    }
     args.done()?;
+    if !programs.is_empty() && !lane_only {
+        return Err("--program chooses among those of --lane-only".to_owned());
+    }
     if no_vm && lane_only {
         return Err("the lane alone, without the lane, is nothing".to_owned());
     }
@@ -53,7 +60,7 @@ pub fn run(mut args: Args) -> Result {
         }
     }
     if !no_vm {
-        match steps.step("lane", lane::run) {
+        match steps.step("lane", || lane::run(&programs)) {
             Ok(Lane::Ran { place, failures: failed }) => {
                 failures.extend(failed.into_iter().map(|why| format!("lane: {why}")));
                 sums.lane = Some(place);

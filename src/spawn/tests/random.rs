@@ -197,7 +197,6 @@ fn send(strategy: spawn::Strategy<'_>, bytes: &[u8], plan: &Plan) -> crate::Resu
 fn exits_with_7() -> Plan {
     let mut plan = Plan::new(0);
     plan.umask(0o22);
-    plan.set_hostname("nobody-sees-this");
     plan.write_file("write", "/nonexistent/file", b"data");
     plan.tolerate(Tolerate::Missing);
     shell(&mut plan, "exit 7");

@@ -13,6 +13,7 @@
 //! ```
 //! The rows take turns (A B C A B C ...), so a noisy machine is noisy for all of them: read ratios.
 
+pub mod cgroup;
 mod guard;
 mod measure;
 mod ours;

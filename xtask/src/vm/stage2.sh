@@ -72,6 +72,8 @@ done
 mkfifo /run/vm/o /run/vm/e
 cat < /run/vm/o > "$po" & co=$!
 cat < /run/vm/e > "$pe" & ce=$!
+# As a service manager gives it; the kernel's own is 1,024.
+ulimit -n 65536
 sh /run/vm/job/cmd < /dev/null > /run/vm/o 2> /run/vm/e
 rc=$?
 ( sleep 3; kill $co $ce 2>/dev/null ) &     # a daemon left behind may hold the fifos
