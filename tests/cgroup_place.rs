@@ -271,7 +271,7 @@ fn line(words: &str) -> String {
 fn delegated(config: ContainerBuilder, kind: &str) {
     let dirs = support::private_dirs();
     let rt = runtime(&dirs, Placement::Own).unwrap();
-    let c = start_limited(&rt, config.cgroup(CgroupConfig::Delegated));
+    let c = start_limited(&rt, config.kill_on_drop().cgroup(CgroupConfig::Delegated));
     let leaf = c.info().unwrap().cgroup.unwrap();
     assert!(read(leaf.join("cgroup.procs")).is_empty());
     let given = read(leaf.join("payload/cgroup.controllers"));

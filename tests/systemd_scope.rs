@@ -65,6 +65,7 @@ fn a_booted_debian_gives_a_scope_that_holds_containers_and_goes() {
         let rt = Runtime::builder().state_dir(dirs.state()).run_dir(dirs.run()).open().unwrap();
         let config = ContainerConfig::builder("boot")
             .ephemeral()
+            .kill_on_drop()
             .rootfs(Rootfs::overlay([debian]))
             .args(["/lib/systemd/systemd"])
             .cgroup(CgroupConfig::Delegated)
@@ -141,6 +142,7 @@ fn a_runtime_in_a_scope_of_systemd() {
     limits.pids_max = Some(Limit::Value(20));
     let config = ContainerConfig::builder("web")
         .ephemeral()
+        .kill_on_drop()
         .rootfs(Rootfs::dir("/srv/busybox"))
         .read_only_root()
         .args(["sleep", "12345"])
