@@ -28,6 +28,7 @@ fn main() -> Result {
         own.enable_controllers(&own.controllers()?)?;
     }
     let leaf = own.create_child(&format!("stockade-bench-{}", std::process::id()))?;
+    leaf.enable_controllers(&leaf.controllers()?)?;
     let done = stats(&leaf, rounds).and_then(|()| limits(&leaf, rounds));
     leaf.remove(Some(Instant::now() + Duration::from_secs(10)))?;
     done
