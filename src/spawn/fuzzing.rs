@@ -1,6 +1,5 @@
 //! Plans and records of children, decoded and not run.
 
-use super::interp::abi::Op;
 use super::plan::{At, Plan};
 use super::{interp, report};
 
@@ -17,7 +16,7 @@ pub(crate) fn plan(bytes: &[u8]) -> Option<String> {
     assert!(plan.is_some() || strings.is_err(), "the child takes a plan that the host cannot read");
     let plan = plan?;
     let ops = plan.ops().len();
-    assert!(ops * size_of::<Op>() <= bytes.len());
+    assert!(size_of_val(plan.ops()) <= bytes.len());
     for op in 0..=ops {
         assert_eq!(plan.step(op as u32).is_some(), op < ops);
     }
