@@ -1,6 +1,7 @@
 //! The [`Runtime`]: where instances are made, found and listed.
 
 mod builder;
+mod cpus;
 mod held;
 mod host;
 mod newuidmap;
@@ -16,6 +17,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, RwLock, Weak};
 
 pub use builder::{RuntimeBuilder, SpawnStrategy};
+pub use cpus::{CpuBalance, CpuPlacement};
 pub(crate) use held::HeldUsers;
 pub(crate) use host::{Host, Ids};
 pub use place::Placement;
@@ -73,6 +75,8 @@ pub(crate) struct Inner {
     ranges: OnceLock<RangeAllocator>,
     pub(crate) held: HeldUsers,
     open: Mutex<HashMap<InstanceId, Weak<Container>>>,
+    /// Held by the thread that gives out CPUs.
+    cpus: Mutex<()>,
 }
 
 impl Runtime {

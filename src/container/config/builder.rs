@@ -10,6 +10,7 @@ use super::{ContainerConfig, InstanceId};
 use crate::caps::{CapabilitySets, Securebits};
 use crate::cgroup::{DevicePolicy, Enforce, Limits};
 use crate::error::{Error, Result};
+use crate::instance::{CpuNodes, Cpus};
 use crate::namespaces::{NamespaceKind, NamespaceSet, NamespaceSource, Privilege, TimeOffsets};
 use crate::process::{OomScoreAdj, Personality, Resource, Rlimit, Sysctl, Umask, User};
 use crate::rootfs::Rootfs;
@@ -306,6 +307,33 @@ impl ContainerBuilder {
     /// Sets its limits.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.config.limits = limits;
+        self
+    }
+
+    /// Sets how many CPUs it has, or which: a number is a count, and the runtime chooses those that the fewest other
+    /// containers with a count or a set have, and chooses anew whenever one of them starts, stops or changes; see
+    /// [`Runtime::rebalance_cpus`](crate::Runtime::rebalance_cpus). Needs the cpuset controller, as
+    /// [`Limits::cpuset_cpus`](field@Limits::cpuset_cpus) does, in whose place it is.
+    ///
+    /// ```
+    /// use stockade::instance::Cpus;
+    /// use stockade::{ContainerConfig, Rootfs};
+    ///
+    /// let any_two = ContainerConfig::builder("job").rootfs(Rootfs::dir("/srv/job")).cpus(2).build()?;
+    /// assert_eq!(*any_two.cpus(), Cpus::Count(2));
+    /// let pinned = ContainerConfig::builder("rt").rootfs(Rootfs::dir("/srv/rt")).cpus("0-1,3".parse::<Cpus>()?);
+    /// # pinned.build()?;
+    /// # Ok::<(), stockade::Error>(())
+    /// ```
+    pub fn cpus(mut self, cpus: impl Into<Cpus>) -> Self {
+        self.config.cpus = cpus.into();
+        self
+    }
+
+    /// Sets the memory nodes whose CPUs it may get. Without a count it has all of them; of a set of CPUs nothing is
+    /// taken away.
+    pub fn cpu_nodes(mut self, nodes: impl Into<CpuNodes>) -> Self {
+        self.config.cpu_nodes = nodes.into();
         self
     }
 
