@@ -4,6 +4,7 @@ mod builder;
 mod cpus;
 mod held;
 mod host;
+mod hotplug;
 mod newuidmap;
 mod place;
 mod recover;
@@ -20,6 +21,7 @@ pub use builder::{RuntimeBuilder, SpawnStrategy};
 pub use cpus::{CpuBalance, CpuPlacement};
 pub(crate) use held::HeldUsers;
 pub(crate) use host::{Host, Ids};
+pub use hotplug::CpuWatch;
 pub use place::Placement;
 #[cfg(feature = "systemd")]
 pub use systemd::{Manager, SystemdScope};
