@@ -24,6 +24,7 @@ mod config;
 mod cpus;
 mod exec;
 mod info;
+pub mod keys;
 mod metrics;
 mod options;
 mod status;

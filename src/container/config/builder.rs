@@ -10,6 +10,7 @@ use super::{ContainerConfig, InstanceId};
 use crate::caps::{CapabilitySets, Securebits};
 use crate::cgroup::{DevicePolicy, Enforce, Limits};
 use crate::error::{Error, Result};
+use crate::instance::keys::LimitKeys;
 use crate::instance::{CpuNodes, Cpus};
 use crate::namespaces::{NamespaceKind, NamespaceSet, NamespaceSource, Privilege, TimeOffsets};
 use crate::process::{OomScoreAdj, Personality, Resource, Rlimit, Sysctl, Umask, User};
@@ -307,6 +308,42 @@ impl ContainerBuilder {
     /// Sets its limits.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.config.limits = limits;
+        self
+    }
+
+    /// Sets what keys `limits.*` say, as LXD and Incus have them: limits, CPUs, resource limits, `oom_score_adj`. See
+    /// [`LimitKeys`], which also tells which keys have no effect. What is set by other setters and not named by a key
+    /// stays. A percentage of memory is of this host's.
+    ///
+    /// ```
+    /// use stockade::{ContainerConfig, Rootfs};
+    ///
+    /// let config = ContainerConfig::builder("web")
+    ///     .rootfs(Rootfs::dir("/srv/web"))
+    ///     .limits_from_keys([("limits.cpu", "2"), ("limits.memory", "512MiB"), ("limits.kernel.nofile", "4096")])
+    ///     .build()?;
+    /// assert_eq!(config.cpus().to_string(), "2");
+    /// let wrong = ContainerConfig::builder("web").rootfs(Rootfs::dir("/srv/web")).limits_from_keys([("limits.cpu", "0")]);
+    /// assert_eq!(wrong.problems()[0].field, "limits.cpu");
+    /// # Ok::<(), stockade::Error>(())
+    /// ```
+    pub fn limits_from_keys<K: AsRef<str>, V: AsRef<str>>(
+        mut self,
+        keys: impl IntoIterator<Item = (K, V)>,
+    ) -> Self {
+        let (keys, problems) = LimitKeys::read(keys);
+        self.refused.extend(problems.into_iter().map(|(key, why)| Problem::new(key, why)));
+        if let Some(limits) = self.take("limits.memory", keys.limits()) {
+            self.config.limits = self.config.limits.patched(&limits);
+        }
+        if *keys.cpus() != Cpus::All {
+            self.config.cpus = keys.cpus().clone();
+        }
+        if *keys.cpu_nodes() != CpuNodes::Any {
+            self.config.cpu_nodes = keys.cpu_nodes().clone();
+        }
+        self.config.rlimits.extend(keys.rlimits());
+        self.config.oom_score_adj = keys.oom_score_adj().or(self.config.oom_score_adj);
         self
     }
 
