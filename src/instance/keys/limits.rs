@@ -35,9 +35,10 @@ const MAX_PROCESSES: u64 = 4_194_304;
 /// | `limits.processes` | a number | `pids.max` |
 /// | `limits.kernel.NAME` | `SOFT:HARD`, one value for both, or `unlimited` | a resource limit (`setrlimit(2)`) |
 ///
-/// Three things are decided here and differ from Incus. `limits.memory.swap=true` means what it says: swap is allowed,
+/// Four things are decided here and differ from Incus. `limits.memory.swap=true` means what it says: swap is allowed,
 /// and how much is not limited; Incus forbids it beside a hard limit. A plain `0` or `1` there is a boolean, as in Incus, and
 /// no size. `limits.kernel.NAME` takes the sixteen names that the kernel has, and no others.
+/// `limits.memory.oom_priority` holds from a start on and not before: what runs has the old one.
 ///
 /// An empty value is one that is not set.
 ///
@@ -254,7 +255,8 @@ const TABLE: &[Row] = &[
         read: |k, name, v| {
             let size = if HUGE_PAGE_SIZES.contains(&name) { name.parse().ok() } else { None };
             let size = size.ok_or("is not known: huge pages are of 64KB, 1MB, 2MB or 1GB")?;
-            ByteSize::read(v).map(|bytes| drop(k.huge_pages.insert(size, bytes)))
+            k.huge_pages.insert(size, ByteSize::read(v)?);
+            Ok(())
         },
         write: |k| k.huge_pages.iter().map(|(n, v)| (format!("{HUGE_PAGES}{n}"), v.to_string())).collect(),
     },
