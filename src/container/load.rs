@@ -122,6 +122,9 @@ impl Container {
         }
         let exit = ExitStatus::Unknown;
         self.write_end(RunRecord { exit: Some(exit), ..record })?;
+        if self.config().allots_cpus() {
+            self.runtime.settle_cpus();
+        }
         Ok(Some(Run::Ended { exit, started_at }))
     }
 
