@@ -159,10 +159,10 @@ pub(super) fn settings(limits: &Limits, out: &mut Settings) -> Result<()> {
     for (device, l) in &limits.io_devices {
         let number = device.resolve()?;
         if let Some(other) = seen.insert(number, device) {
-            let why = format!("is the same block device as `{other}`: {}:{}", number.0, number.1);
+            let why = format!("is the same block device as `{other}`: {number}");
             return Err(Error::invalid("io_devices", why).object(device.to_string()));
         }
-        let key = format!("{}:{}", number.0, number.1);
+        let key = number.to_string();
         match l.weight {
             Some(IoWeight::Default) => {
                 out.add_line(c, "io.weight", (&key, "default"), "default".to_owned());
@@ -193,7 +193,7 @@ pub(super) fn read(files: &dyn Files, limits: &mut Limits) -> Result<()> {
     }
     let mut each = |text: &str, set: &dyn Fn(&mut IoLimits, &str)| {
         for (key, rest) in lines(text) {
-            if let Ok(device @ BlockDevice::Number { .. }) = key.parse() {
+            if let Ok(device @ BlockDevice::Number(_)) = key.parse() {
                 set(limits.io_devices.entry(device).or_default(), rest);
             }
         }
