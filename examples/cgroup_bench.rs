@@ -29,7 +29,9 @@ fn main() -> Result {
     }
     let leaf = own.create_child(&format!("stockade-bench-{}", std::process::id()))?;
     leaf.enable_controllers(&leaf.controllers()?)?;
-    let done = stats(&leaf, rounds).and_then(|()| limits(&leaf, rounds));
+    let done = stats(&leaf, rounds)
+        .and_then(|()| limits(&leaf, rounds, io_weight()))
+        .and_then(|()| limits(&leaf, rounds, io_max(disk()?)));
     leaf.remove(Some(Instant::now() + Duration::from_secs(10)))?;
     done
 }
@@ -82,21 +84,33 @@ fn stats(parent: &Cgroup, rounds: usize) -> Result {
     Ok(())
 }
 
-/// The eight limits, each with its file and what is written there, in the order in which they are set.
-fn table(disk: BlockDevice) -> Result<Vec<(Limits, &'static str, String)>> {
+/// A limit, its file, and what is written there.
+type Row = (Limits, &'static str, String);
+
+/// Seven limits and one of I/O, in the order in which they are set.
+fn table(io: Row) -> Result<Vec<Row>> {
     let half = CpuMax::quota(Duration::from_millis(50), Duration::from_millis(100));
-    let reads = (format!("{disk} rbps=10485760"), IoLimits::new().read_bytes_max(10 << 20));
     let none = Limits::new;
     Ok(vec![
         (none().cpu_weight(50_u32), "cpu.weight", "50".to_owned()),
         (none().cpu_max(half), "cpu.max", "50000 100000".to_owned()),
         (none().cpuset_cpus(CpuSet::new([0])?), "cpuset.cpus", "0".to_owned()),
-        (none().io_device(disk, reads.1), "io.max", reads.0),
+        io,
         (none().pids_max(100), "pids.max", "100".to_owned()),
         (none().memory_swap_max(0), "memory.swap.max", "0".to_owned()),
         (none().memory_high(256 << 20), "memory.high", "268435456".to_owned()),
         (none().memory_max(512 << 20), "memory.max", "536870912".to_owned()),
     ])
+}
+
+fn io_weight() -> Row {
+    (Limits::new().io_weight(50_u32), "io.weight", "default 50".to_owned())
+}
+
+/// This one is looked up on the host first.
+fn io_max(disk: BlockDevice) -> Row {
+    let text = format!("{disk} rbps=10485760");
+    (Limits::new().io_device(disk, IoLimits::new().read_bytes_max(10 << 20)), "io.max", text)
 }
 
 /// A whole disk; the first loop device where there is none.
@@ -110,10 +124,10 @@ fn disk() -> Result<BlockDevice> {
     Ok(fs::read_to_string(best.join("dev"))?.trim().parse()?)
 }
 
-fn limits(parent: &Cgroup, rounds: usize) -> Result {
+fn limits(parent: &Cgroup, rounds: usize, io: Row) -> Result {
     let probe = parent.create_child("probe")?;
     let (mut writes, mut limits) = (Vec::new(), Limits::new());
-    for (limit, file, text) in table(disk()?)? {
+    for (limit, file, text) in table(io)? {
         if probe.path().join(file).exists() {
             limits = limits.patched(&limit);
             writes.push((file, text));
