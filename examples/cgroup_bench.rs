@@ -2,12 +2,12 @@
 //!
 //! `cgroup_bench [ROUNDS]`, in a cgroup in which the caller may make children. Made for `cargo xtask bench-cgroup`; on a
 //! hybrid host most controllers are lacking, so run it in the VM lane too. Only there (`VM_LANE` is set) it enables the
-//! controllers of its own cgroup for its children. Rows take turns; the first tenth is not counted.
+//! controllers of its own cgroup for its children. Rows take turns; the first tenth is not counted. The bare calls are
+//! rustix's, as the library's own are: those of the C library take longer.
 #![expect(clippy::print_stdout, reason = "an example talks to whoever runs it")]
 
 use std::error::Error;
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -69,7 +69,7 @@ fn stats(parent: &Cgroup, rounds: usize) -> Result {
         || (),
         || {
             for file in &files {
-                file.read_at(&mut buffer, 0)?;
+                rustix::io::pread(file, &mut buffer[..], 0)?;
             }
             Ok(())
         },
