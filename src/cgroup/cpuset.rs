@@ -100,13 +100,20 @@ pub(super) fn present_cpus() -> Option<CpuSet> {
     fs::read_to_string(CPUS).ok()?.parse().ok()
 }
 
+/// Whether this thread may run on all of these. Then they are there, and that is cheaper to ask than which are.
+fn may_run_on(wanted: &CpuSet) -> bool {
+    use rustix::thread::CpuSet as Mask;
+    let Ok(mine) = rustix::thread::sched_getaffinity(None) else { return false };
+    wanted.iter().all(|id| usize::try_from(id).is_ok_and(|id| id < Mask::MAX_CPU && mine.is_set(id)))
+}
+
 fn online_nodes() -> Option<NodeSet> {
     fs::read_to_string(NODES).ok()?.parse().ok()
 }
 
 pub(super) fn settings(limits: &Limits, out: &mut Settings) -> Result<()> {
     let c = Controller::Cpuset;
-    if let Some(wanted) = limits.cpuset_cpus.as_ref().filter(|set| !set.is_empty())
+    if let Some(wanted) = limits.cpuset_cpus.as_ref().filter(|set| !set.is_empty() && !may_run_on(set))
         && let Some(there) = present_cpus()
     {
         let lacking = CpuSet::new(wanted.iter().filter(|id| !there.contains(*id)))?;
