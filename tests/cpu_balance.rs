@@ -288,3 +288,40 @@ fn starts_at_the_same_time_in_two_runtimes_end_up_even() {
     other.close();
     rig.end();
 }
+
+/// As a host leaves it that dies between the record and the kernel.
+fn cut_short(rig: &Rig, name: &str, old: &str, new: &str) {
+    let run = rig.dirs.run().join(format!("instances/default/{name}/run.json"));
+    let text = fs::read_link(&run).unwrap().to_str().unwrap().to_owned();
+    let marked = text.replace("\"record\":{", "\"record\":{\"updating\":true,");
+    assert_ne!(text, marked);
+    fs::remove_file(&run).unwrap();
+    fs::write(&run, marked).unwrap();
+    let record = rig.dirs.state().join(format!("instances/default/{name}/record.json"));
+    let text = fs::read_to_string(&record).unwrap();
+    assert!(text.contains(old), "{text}");
+    fs::write(&record, text.replace(old, new)).unwrap();
+}
+
+#[test]
+fn a_change_of_cpus_that_a_crash_cut_short_is_finished() {
+    let Some(rig) = rig() else { return };
+    require!(has_cpuset() && present().len() >= 2, "needs the cpuset controller on cgroup v2 and two CPUs");
+    for (name, old, new, wanted) in [
+        ("pins", "\"cpus\":\"1\"", "\"cpus\":\"1-1\"", "1".to_owned()),
+        ("lifts", "\"cpus\":\"1\",", "", present().to_string()),
+    ] {
+        // As a host's that is gone.
+        let first = Runtime::builder().state_dir(rig.dirs.state()).run_dir(rig.dirs.run()).open().unwrap();
+        let c = first.create(one(name).build().unwrap()).unwrap();
+        c.start().unwrap();
+        assert_eq!(cpus(&c), "0", "{name}");
+        cut_short(&rig, name, old, new);
+        let found = rig.runtime.container(&name.parse().unwrap()).unwrap();
+        assert_eq!(allowed(&found), wanted, "{name}");
+        drop(found);
+        end(c);
+        first.close();
+    }
+    rig.end();
+}
