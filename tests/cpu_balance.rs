@@ -6,7 +6,7 @@
 mod rig;
 
 use std::fs;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rig::{Rig, busybox, end, sh};
@@ -32,20 +32,6 @@ fn present() -> CpuSet {
 
 fn lane() -> bool {
     std::env::var_os("VM_LANE").is_some()
-}
-
-/// As `Rig::new`. In the lane with a cpuset cgroup that stays: the first that is made and the last that goes have the
-/// kernel rewrite its own code (`cpusets_enabled_key`), which the emulator with several CPUs does not always survive.
-fn rig() -> Option<Rig> {
-    static KEPT: OnceLock<()> = OnceLock::new();
-    if lane() && has_cpuset() {
-        KEPT.get_or_init(|| {
-            let hierarchy = Hierarchy::detect().unwrap();
-            hierarchy.own().enable_controllers(&[Controller::Cpuset]).unwrap();
-            drop(hierarchy.own().create_child("keeps-cpuset").unwrap());
-        });
-    }
-    Rig::new()
 }
 
 fn cpus(c: &Container) -> String {
@@ -77,7 +63,7 @@ fn one(name: &str) -> stockade::container::ContainerBuilder {
 
 #[test]
 fn without_cpuset_a_count_is_refused_or_skipped() {
-    let Some(rig) = rig() else { return };
+    let Some(rig) = Rig::new() else { return };
     require!(!has_cpuset(), "needs a host whose cgroup v2 has no cpuset controller");
     let c = rig.runtime.create(one("refused").build().unwrap()).unwrap();
     let e = c.start().unwrap_err();
@@ -99,7 +85,7 @@ fn without_cpuset_a_count_is_refused_or_skipped() {
 
 #[test]
 fn what_is_not_there_is_refused_everywhere() {
-    let Some(rig) = rig() else { return };
+    let Some(rig) = Rig::new() else { return };
     let start = |config: stockade::container::ContainerBuilder| {
         let c = rig.runtime.create(config.build().unwrap()).unwrap();
         let e = c.start().unwrap_err();
@@ -125,7 +111,7 @@ fn what_is_not_there_is_refused_everywhere() {
 
 #[test]
 fn counts_are_spread_and_move_when_others_come_and_go() {
-    let Some(rig) = rig() else { return };
+    let Some(rig) = Rig::new() else { return };
     require!(has_cpuset() && present().len() >= 2, "needs the cpuset controller on cgroup v2 and two CPUs");
     let n = present().len();
     // One more than there are CPUs.
@@ -179,7 +165,7 @@ fn loads_of(all: &[Arc<Container>], set: &str) -> usize {
 
 #[test]
 fn pinned_ones_stay_and_count() {
-    let Some(rig) = rig() else { return };
+    let Some(rig) = Rig::new() else { return };
     require!(has_cpuset() && present().len() >= 2, "needs the cpuset controller on cgroup v2 and two CPUs");
     let first = rig.run(one("first"));
     assert_eq!(cpus(&first), "0");
@@ -228,7 +214,7 @@ impl Drop for Offline {
 #[test]
 fn a_cpu_that_goes_and_comes_is_seen_and_balanced() {
     const ONLINE: &str = "/sys/devices/system/cpu/cpu1/online";
-    let Some(rig) = rig() else { return };
+    let Some(rig) = Rig::new() else { return };
     require!(lane() && has_cpuset() && fs::exists(ONLINE).unwrap(), "needs the VM lane with two CPUs");
     let mut watch = CpuWatch::open().unwrap();
     // One more than CPUs: whichever goes, those that are left have several.
@@ -265,7 +251,7 @@ fn a_cpu_that_goes_and_comes_is_seen_and_balanced() {
 
 #[test]
 fn starts_at_the_same_time_in_two_runtimes_end_up_even() {
-    let Some(rig) = rig() else { return };
+    let Some(rig) = Rig::new() else { return };
     require!(has_cpuset() && present().len() >= 2, "needs the cpuset controller on cgroup v2 and two CPUs");
     let other = Runtime::builder().state_dir(rig.dirs.state()).run_dir(rig.dirs.run()).open().unwrap();
     let n = 2 * present().len();
@@ -286,5 +272,42 @@ fn starts_at_the_same_time_in_two_runtimes_end_up_even() {
     drop(refs);
     made.into_iter().for_each(end);
     other.close();
+    rig.end();
+}
+
+/// As a host leaves it that dies between the record and the kernel.
+fn cut_short(rig: &Rig, name: &str, old: &str, new: &str) {
+    let run = rig.dirs.run().join(format!("instances/default/{name}/run.json"));
+    let text = fs::read_link(&run).unwrap().to_str().unwrap().to_owned();
+    let marked = text.replace("\"record\":{", "\"record\":{\"updating\":true,");
+    assert_ne!(text, marked);
+    fs::remove_file(&run).unwrap();
+    fs::write(&run, marked).unwrap();
+    let record = rig.dirs.state().join(format!("instances/default/{name}/record.json"));
+    let text = fs::read_to_string(&record).unwrap();
+    assert!(text.contains(old), "{text}");
+    fs::write(&record, text.replace(old, new)).unwrap();
+}
+
+#[test]
+fn a_change_of_cpus_that_a_crash_cut_short_is_finished() {
+    let Some(rig) = Rig::new() else { return };
+    require!(has_cpuset() && present().len() >= 2, "needs the cpuset controller on cgroup v2 and two CPUs");
+    for (name, old, new, wanted) in [
+        ("pins", "\"cpus\":\"1\"", "\"cpus\":\"1-1\"", "1".to_owned()),
+        ("lifts", "\"cpus\":\"1\",", "", present().to_string()),
+    ] {
+        // As a host's that is gone.
+        let first = Runtime::builder().state_dir(rig.dirs.state()).run_dir(rig.dirs.run()).open().unwrap();
+        let c = first.create(one(name).build().unwrap()).unwrap();
+        c.start().unwrap();
+        assert_eq!(cpus(&c), "0", "{name}");
+        cut_short(&rig, name, old, new);
+        let found = rig.runtime.container(&name.parse().unwrap()).unwrap();
+        assert_eq!(allowed(&found), wanted, "{name}");
+        drop(found);
+        end(c);
+        first.close();
+    }
     rig.end();
 }
