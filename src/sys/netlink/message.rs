@@ -6,6 +6,8 @@ use rustix::io::Errno;
 const HEADER: usize = 16;
 /// `struct nlattr`.
 const ATTR: usize = 4;
+/// The kernel has no larger errno (`MAX_ERRNO`).
+const MAX_ERRNO: i32 = 4095;
 /// In an attribute's type: the flags above it.
 const ATTR_TYPE: u16 = 0x3fff;
 
@@ -138,8 +140,11 @@ impl Reply<'_> {
         if code >= 0 {
             return Ok(());
         }
+        if code < -MAX_ERRNO {
+            return Err(Errno::BADMSG.into());
+        }
         let text = if self.flags & NLM_F_ACK_TLVS == 0 { None } else { self.explanation() };
-        Err(Refused { errno: Errno::from_raw_os_error(code.saturating_neg()), text })
+        Err(Refused { errno: Errno::from_raw_os_error(-code), text })
     }
 
     fn explanation(&self) -> Option<String> {
@@ -228,7 +233,7 @@ mod tests {
         }
         assert_eq!(outcome(&error(0, -1, &[])).unwrap_err(), Errno::PERM.into());
         assert_eq!(outcome(&error(0, 0, &[])), Ok(()));
-        assert_eq!(outcome(&error(0, i32::MIN, &[])).is_err(), true);
+        assert_eq!(outcome(&error(0, i32::MIN, &[])).unwrap_err(), Errno::BADMSG.into());
     }
 
     #[test]
