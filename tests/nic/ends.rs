@@ -1,14 +1,21 @@
 //! The end of interfaces: with a stop, an end by itself, a failed start, a runtime that is gone.
 
+use std::process::Stdio as Std;
 use std::time::Duration;
 
-use stockade::container::{Container, Nic};
-use stockade::instance::{StartOptions, Status};
-use stockade::{ExitStatus, Fault, Runtime};
+use stockade::container::{Container, ContainerBuilder, ContainerConfig, Nic};
+use stockade::instance::{StartOptions, Status, WaitOptions};
+use stockade::{ExitStatus, Fault, Rootfs, Runtime};
 use support::scaled;
 
 use crate::rig::{busybox, end};
-use crate::{bridged, with_rig, works};
+use crate::{again, bridged, with_rig, works};
+
+/// Past the capture of the test harness.
+fn eprint(text: &str) {
+    use std::io::Write;
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}
 
 fn mac(c: &Container) -> String {
     let all = c.interfaces().unwrap();
@@ -61,8 +68,7 @@ fn the_interface_stands_before_the_first_instruction() {
 fn a_fault_at_any_op_leaves_no_link() {
     const MOST: usize = 1000;
     with_rig(|wire, rig| {
-        let two =
-            |b: stockade::container::ContainerBuilder| b.nic(bridged(11)).nic(Nic::p2p().host_name("cable0"));
+        let two = |b: ContainerBuilder| b.nic(bridged(11)).nic(Nic::p2p().host_name("cable0"));
         let mut positions = 0;
         for (privileged, errno) in [(false, libc::EDOM), (true, libc::EDOM), (false, 0)] {
             let config = two(busybox("c").args(["sh", "-c", "exit 42"]));
@@ -91,7 +97,7 @@ fn a_fault_at_any_op_leaves_no_link() {
             assert!(ended && before > 0, "{before} {after}");
             end(c);
         }
-        eprintln!("a fault at {positions} positions");
+        eprint(&format!("a fault at {positions} positions\n"));
         assert!(positions > scaled(100));
     });
 }
@@ -103,8 +109,8 @@ fn another_runtime_reports_and_removes_them() {
         let id = "c".parse().unwrap();
         {
             let first = builder().open().unwrap();
-            let config = stockade::container::ContainerConfig::builder("c")
-                .rootfs(stockade::Rootfs::overlay([support::fixture("busybox").unwrap()]))
+            let config = ContainerConfig::builder("c")
+                .rootfs(Rootfs::overlay([support::fixture("busybox").unwrap()]))
                 .args(["sleep", "1000"])
                 .nic(bridged(11));
             let c = first.create(config.build().unwrap()).unwrap();
@@ -168,8 +174,8 @@ fn pools_serve_containers_with_interfaces() {
         let runtime = &rig.runtime;
         let root = support::fixture("busybox").unwrap();
         let template = |name: &str| {
-            stockade::container::ContainerConfig::builder(name)
-                .rootfs(stockade::Rootfs::dir(&root))
+            ContainerConfig::builder(name)
+                .rootfs(Rootfs::dir(&root))
                 .read_only_root()
                 .ephemeral()
                 .args(["sleep", "1000"])
@@ -184,5 +190,70 @@ fn pools_serve_containers_with_interfaces() {
         runtime.prewarm(template("t").build().unwrap(), 0).unwrap();
         let e = runtime.prewarm(template("t").nic(bridged(11)).build().unwrap(), 1).unwrap_err();
         assert!(e.to_string().contains("network interfaces"), "{e}");
+    });
+}
+
+const KILLED: &str = "ends::a_host_that_is_killed_leaves_no_link";
+
+/// A host that starts and stops a container until it is killed. The next one finds every link, and none is left.
+#[test]
+fn a_host_that_is_killed_leaves_no_link() {
+    const KILLS: usize = 40;
+    let config = || {
+        let root = support::fixture("busybox").unwrap();
+        let config = ContainerConfig::builder("c").rootfs(Rootfs::overlay([root])).args(["sleep", "1000"]);
+        config.nic(bridged(11)).nic(Nic::p2p().host_name("cable0"))
+    };
+    if let Some(role) = again::role() {
+        let (state, run) = role.split_once(':').unwrap();
+        let runtime = Runtime::builder().state_dir(state).run_dir(run).open().unwrap();
+        let c = runtime.container(&"c".parse().unwrap()).unwrap();
+        loop {
+            match c.status() {
+                Status::Running => c.stop().unwrap(),
+                _ => c.start().unwrap(),
+            }
+        }
+    }
+    with_rig(|wire, rig| {
+        let dirs = (rig.dirs.state(), rig.dirs.run());
+        let open = || Runtime::builder().state_dir(dirs.0).run_dir(dirs.1).open().unwrap();
+        let runtime = open();
+        runtime.create(config().build().unwrap()).unwrap();
+        runtime.close();
+        let (mut running, mut ended) = (0, 0);
+        for n in 0..scaled(KILLS) {
+            let role = format!("{}:{}", dirs.0.display(), dirs.1.display());
+            let mut host = again::command(&[], KILLED, &role);
+            let mut host = host.stdout(Std::null()).stderr(Std::null()).spawn().unwrap();
+            // A debug build is at work after 30 ms; one life of the container takes about as long.
+            std::thread::sleep(Duration::from_millis(30 + 3 * (n as u64 * 7 % 20)));
+            assert!(host.try_wait().unwrap().is_none(), "the host ended by itself");
+            host.kill().unwrap();
+            host.wait().unwrap();
+            let runtime = open();
+            let c = runtime.container(&"c".parse().unwrap()).unwrap();
+            // One that was killed a moment ago still counts as running.
+            let moment = WaitOptions::new().deadline(Duration::from_millis(100));
+            if c.status() == Status::Running && c.wait_with(moment).is_err() {
+                running += 1;
+                assert_eq!((wire.links().len(), c.addresses().unwrap().len()), (2, 2), "kill {n}");
+                wire.pings("10.77.0.11");
+                c.stop().unwrap();
+            } else {
+                ended += 1;
+            }
+            // What was made by a start that nobody finished goes with its child, which the kernel ends.
+            support::until(Duration::from_secs(20), "links are left", || wire.links().is_empty());
+            // And another start is none the worse for it.
+            c.start().unwrap();
+            c.stop().unwrap();
+            drop(c);
+            runtime.close();
+        }
+        eprint(&format!("killed while it ran {running} times, in between {ended} times\n"));
+        let runtime = open();
+        runtime.container(&"c".parse().unwrap()).unwrap().delete().unwrap();
+        runtime.close();
     });
 }

@@ -1,6 +1,8 @@
 //! Network interfaces: containers on a bridge, on a cable and behind the host's routing; what is reported of them; and
 //! nothing left of them. All in network namespaces of the tests' own.
 
+#[path = "../again/mod.rs"]
+mod again;
 #[path = "../rig/mod.rs"]
 mod rig;
 
@@ -12,7 +14,7 @@ use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 
 use rig::{Rig, busybox, end, sh};
-use stockade::container::{AddressScope, Container, LinkState, Network, Nic};
+use stockade::container::{AddressScope, Container, ContainerBuilder, LinkState, Network, Nic};
 use stockade::namespaces::{NamespaceKind, NamespaceSource, Target};
 use stockade::{ErrorKind, InstanceId};
 use wire::Wire;
@@ -226,13 +228,8 @@ fn interfaces_are_reported_as_they_are_inside() {
         // What the payload does to it is seen; and who shares the network sees the same.
         works(&c, "ip addr add 10.77.0.99/24 dev eth0 && ip link set eth0 down");
         let kinds = [NamespaceKind::Net, NamespaceKind::User];
-        let shares = |b, kind| {
-            stockade::container::ContainerBuilder::namespace(
-                b,
-                kind,
-                NamespaceSource::Join(Target::Instance(id("c"))),
-            )
-        };
+        let shares =
+            |b, kind| ContainerBuilder::namespace(b, kind, NamespaceSource::Join(Target::Instance(id("c"))));
         let member = rig.run(kinds.into_iter().fold(busybox("member"), shares));
         for c in [&c, &member] {
             let all = c.interfaces().unwrap();

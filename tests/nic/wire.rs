@@ -16,12 +16,8 @@ impl Wire {
         std::thread::scope(|scope| {
             let ran = scope.spawn(|| {
                 // SAFETY: a plain number; of this thread alone.
-                assert_eq!(
-                    unsafe { libc::unshare(libc::CLONE_NEWNET) },
-                    0,
-                    "{}",
-                    std::io::Error::last_os_error()
-                );
+                let unshared = unsafe { libc::unshare(libc::CLONE_NEWNET) };
+                assert_eq!(unshared, 0, "{}", std::io::Error::last_os_error());
                 let wire = Self;
                 wire.ip("link set lo up");
                 wire.ip("link add br0 type bridge");

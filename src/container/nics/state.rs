@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 
 use crate::container::config::{IpNet, MacAddress};
 use crate::container::handle::Container;
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::namespaces::{Namespace, NamespaceKind, NamespaceSource};
 use crate::op::Deadline;
 use crate::sys::netlink::Netlink;
@@ -141,7 +141,12 @@ impl Container {
         let nsid = if self.config().namespaces().get(NamespaceKind::Net) == &NamespaceSource::Host {
             None
         } else {
-            let namespace = Namespace::of_pidfd(NamespaceKind::Net, live.as_fd())?;
+            let namespace = Namespace::of_pidfd(NamespaceKind::Net, live.as_fd());
+            let namespace = namespace.map_err(|e| match e.kind() {
+                // A moment ago: nobody has looked since.
+                ErrorKind::NotFound => e.with_kind(ErrorKind::InvalidState),
+                _ => e,
+            })?;
             number_of(&mut socket, &namespace, until)?
         };
         let until = until.instant();

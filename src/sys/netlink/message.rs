@@ -197,7 +197,7 @@ mod tests {
         let mut rest = &message[..];
         let reply = next(&mut rest).unwrap().unwrap();
         assert_eq!((reply.kind, reply.flags, reply.seq), (16, NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE, 5));
-        assert!(rest.is_empty() && message.len() % 4 == 0);
+        assert!(rest.is_empty() && message.len().is_multiple_of(4));
         let attrs: Vec<_> = attributes(&reply.body[4..]).collect();
         assert_eq!(attrs[0], (3, &b"ab\0"[..]));
         let inner: Vec<_> = attributes(attrs[1].1).collect();

@@ -106,14 +106,6 @@ pub(crate) fn set_up(index: u32, master: Option<u32>, alias: Option<&str>) -> Me
     }
 }
 
-/// A bridge of its own.
-#[cfg(test)]
-pub(crate) fn new_bridge(name: &str) -> Message {
-    Message::new(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &link_body(0, IFF_UP, IFF_UP))
-        .text(IFLA_IFNAME, name)
-        .nest(IFLA_LINKINFO, &[], |m| m.text(IFLA_INFO_KIND, "bridge"))
-}
-
 pub(crate) fn delete_link(index: u32) -> Message {
     Message::new(RTM_DELLINK, 0, &link_body(index, 0, 0))
 }
