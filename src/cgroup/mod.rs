@@ -79,6 +79,7 @@ pub use apply::{Enforce, Skipped};
 pub use block::BlockDevice;
 pub use controller::Controller;
 pub use cpu::{CpuIdle, CpuMax, Percent};
+pub(crate) use cpuset::HostCpus;
 pub use cpuset::Partition;
 pub(crate) use devices::DevicePrograms;
 pub use devices::{DeviceAccess, DeviceKind, DevicePolicy, DeviceRule, DeviceVerdict};

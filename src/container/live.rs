@@ -135,6 +135,10 @@ impl Container {
             self.write_end(RunRecord { exit: Some(exit), ..live.record.clone() })?;
         }
         *run = ended;
+        drop(run);
+        if self.config().allots_cpus() {
+            self.runtime.settle_cpus();
+        }
         Ok(())
     }
 

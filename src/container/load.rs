@@ -123,6 +123,9 @@ impl Container {
         super::nics::remove(&record.host_links, &self.uuid, Deadline::after(START))?;
         let exit = ExitStatus::Unknown;
         self.write_end(RunRecord { exit: Some(exit), ..record })?;
+        if self.config().allots_cpus() {
+            self.runtime.settle_cpus();
+        }
         Ok(Some(Run::Ended { exit, started_at }))
     }
 

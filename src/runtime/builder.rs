@@ -115,6 +115,7 @@ impl RuntimeBuilder {
             ranges: OnceLock::new(),
             held: HeldUsers::default(),
             open: Mutex::new(HashMap::new()),
+            cpus: Mutex::new(()),
         });
         let runtime = Runtime { pools: Arc::default(), inner };
         runtime.recover();

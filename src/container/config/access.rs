@@ -11,6 +11,7 @@ use super::mounts::{Mount, MountSet, Propagation};
 use super::nic::Nic;
 use crate::caps::{Capability, CapabilitySets, Securebits};
 use crate::cgroup::{DeviceAccess, DeviceKind, DevicePolicy, DeviceVerdict, Enforce, Limits};
+use crate::instance::{CpuNodes, Cpus};
 use crate::name::InstanceId;
 use crate::namespaces::{NamespaceKind, NamespaceSet, NamespaceSource, Privilege};
 use crate::process::{OomScoreAdj, Personality, Resource, Rlimit, Sysctl, Umask, User};
@@ -75,6 +76,10 @@ impl ContainerConfig {
         sysctls: [Sysctl];
         /// Its limits.
         limits: Limits;
+        /// How many CPUs it has, or which.
+        cpus: Cpus;
+        /// The nodes that those CPUs are on.
+        cpu_nodes: CpuNodes;
     }
 
     by_value! {

@@ -63,7 +63,10 @@ impl Container {
         if !fresh || self.config().durability() == Durability::Durable {
             self.refresh()?;
         }
-        let config = self.config();
+        let mut config = self.config();
+        if config.allots_cpus() {
+            config = Arc::new(self.runtime.with_cpus(&self.id(), &config, None)?);
+        }
         config.limits.check_host()?;
         self.enable_controllers(&config)?;
         let deadline = Deadline::from(options.deadline);
@@ -163,6 +166,9 @@ impl Container {
                 let skipped = std::sync::Mutex::default();
                 *self.run() =
                     Run::Live(Arc::new(Live { child, guests, cgroup, id_map, started_at, record, skipped }));
+                if config.allots_cpus() {
+                    self.runtime.settle_cpus();
+                }
                 Ok(pipes)
             }
             (Ok(child), None) => {

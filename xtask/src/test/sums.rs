@@ -70,6 +70,15 @@ impl Place {
         self.totals.passed.saturating_sub(self.skips.0.len())
     }
 
+    /// Adds what ran in another machine of the same place.
+    pub fn add(&mut self, other: Self) {
+        self.totals.passed += other.totals.passed;
+        self.totals.failed += other.totals.failed;
+        self.totals.ignored += other.totals.ignored;
+        self.skips.0.extend(other.skips.0);
+        self.ok.extend(other.ok);
+    }
+
     fn ran(&self, test: &Name) -> bool {
         self.ok.contains(test) && !self.skips.0.contains_key(test)
     }
