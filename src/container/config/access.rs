@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 use super::ContainerConfig;
 use super::choices::{CgroupConfig, EtcFile, IdMapConfig, Network, SeccompConfig};
 use super::mounts::{Mount, MountSet, Propagation};
+use super::nic::Nic;
 use crate::caps::{Capability, CapabilitySets, Securebits};
 use crate::cgroup::{DeviceAccess, DeviceKind, DevicePolicy, DeviceVerdict, Enforce, Limits};
 use crate::instance::{CpuNodes, Cpus};
@@ -43,6 +44,8 @@ impl ContainerConfig {
         rootfs: Rootfs;
         /// Its further mounts, in the order in which they are made.
         mounts: [Mount];
+        /// Its network interfaces.
+        nics: [Nic];
         /// The paths that are hidden.
         masked_paths: [PathBuf];
         /// The paths that are read-only.

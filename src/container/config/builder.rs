@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use super::check::{self, Problem};
 use super::choices::{CgroupConfig, EtcFile, IdMapConfig, Network, SeccompConfig};
 use super::mounts::{Mount, MountSet, Propagation};
+use super::nic::Nic;
 use super::{ContainerConfig, InstanceId};
 use crate::caps::{CapabilitySets, Securebits};
 use crate::cgroup::{DevicePolicy, Enforce, Limits};
@@ -265,6 +266,15 @@ impl ContainerBuilder {
                 self
             }
         }
+    }
+
+    /// Adds a network interface to its own network namespace.
+    pub fn nic(mut self, mut nic: Nic) -> Self {
+        let number = self.config.nics.len();
+        self.refused.extend(nic.take_refused(number));
+        nic.settle_name(&self.config.nics);
+        self.config.nics.push(nic);
+        self
     }
 
     /// Leaves the loopback device of its own network namespace down: not even `127.0.0.1` answers.

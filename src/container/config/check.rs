@@ -79,6 +79,7 @@ pub(in crate::container) fn problems(config: &ContainerConfig) -> Vec<Problem> {
     check.namespaces();
     check.names();
     check.sysctls();
+    check.found.extend(super::nic::problems(config));
     for (field, why) in config.limits.problems() {
         check.add(format!("limits.{field}"), why);
     }

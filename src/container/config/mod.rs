@@ -5,6 +5,7 @@ mod builder;
 mod check;
 mod choices;
 mod mounts;
+mod nic;
 
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,8 @@ pub use self::builder::ContainerBuilder;
 pub use self::check::Problem;
 pub use self::choices::{CgroupConfig, EtcFile, IdMapConfig, Network, SeccompConfig};
 pub use self::mounts::{BindMount, Mount, MountOptions, MountSet, Propagation, TmpfsMount};
+pub use self::nic::{IpNet, MacAddress, Nic, NicKind};
+pub(in crate::container) use self::nic::{ROUTED_V4, ROUTED_V6};
 use crate::caps::{CapabilitySets, Securebits};
 use crate::cgroup::{DevicePolicy, Enforce, Limits};
 use crate::error::{Error, Result};
@@ -139,6 +142,8 @@ pub struct ContainerConfig {
     pub(crate) domainname: Option<String>,
     #[serde(default)]
     pub(crate) sysctls: Vec<Sysctl>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) nics: Vec<Nic>,
 
     #[serde(default)]
     pub(crate) cgroup: CgroupConfig,
@@ -191,6 +196,7 @@ impl ContainerConfig {
             hostname: None,
             domainname: None,
             sysctls: Vec::new(),
+            nics: Vec::new(),
             cgroup: CgroupConfig::default(),
             limits: Limits::default(),
             cpus: Cpus::All,
