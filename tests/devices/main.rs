@@ -22,9 +22,9 @@ use stockade::instance::{ExecOptions, Status};
 use stockade::namespaces::{NamespaceKind, NamespaceSource, Target};
 use stockade::{ErrorKind, ExitStatus, Rootfs, Runtime};
 
-/// How many starts of each kind; the VM lane is slower by far.
+/// How many starts of each kind.
 fn starts() -> u32 {
-    std::env::var("STOCKADE_DEVICE_STARTS").map_or(1000, |n| n.parse().unwrap())
+    support::scaled(1000) as u32
 }
 
 fn rule(text: &str) -> DeviceRule {
