@@ -19,3 +19,5 @@ pub(crate) mod seccomp;
 pub(crate) mod signal;
 pub(crate) mod socket;
 pub(crate) mod stack;
+#[cfg(feature = "vm")]
+pub(crate) mod vm;
