@@ -151,6 +151,8 @@ pub use rootfs::Rootfs;
 pub use runtime::{Manager, SystemdScope};
 pub use runtime::{Placement, Runtime, RuntimeBuilder, SpawnStrategy};
 pub use signal::Signal;
+#[cfg(feature = "vm")]
+pub use vm::{Vm, VmConfig};
 #[doc(hidden)]
 pub use spawn::Fault;
 

@@ -115,6 +115,8 @@ impl RuntimeBuilder {
             ranges: OnceLock::new(),
             held: HeldUsers::default(),
             open: Mutex::new(HashMap::new()),
+            #[cfg(feature = "vm")]
+            vms: super::vms::Vms::default(),
         });
         let runtime = Runtime { pools: Arc::default(), inner };
         runtime.recover();

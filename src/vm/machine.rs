@@ -18,7 +18,7 @@ use super::{devices, host};
 use crate::error::{Error, Result};
 use crate::sys::vm::event::Event;
 use crate::sys::vm::kick::block_all_but;
-use crate::sys::vm::kvm::{KvmVm, errno};
+use crate::sys::vm::kvm::KvmVm;
 
 /// What a machine is made from.
 #[derive(Clone, Debug)]
