@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use stockade::instance::{
-    DeleteMode, DeleteOptions, FreezeOptions, Instance, ShutdownOptions, Status, StopOptions, WaitOptions,
+    DeleteMode, DeleteOptions, FreezeOptions, ShutdownOptions, Status, StopOptions, WaitOptions,
 };
 use stockade::vm::{ExitReason, MemoryBacking, VmBuilder};
 use stockade::{ErrorKind, ExitStatus, Runtime, Vm, VmConfig};
@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 macro_rules! require_kvm {
     () => {
         if let Err(e) = stockade::vm::probe() {
-            support::skip(e);
+            support::skip(format!("needs KVM: {e}"));
             return;
         }
     };
@@ -66,11 +66,12 @@ fn ended(vm: &Vm) -> ExitReason {
 
 /// Waits until the console has this many bytes.
 fn console_has(vm: &Vm, bytes: u64) {
-    support::until("the console has more", || (vm.console_log().end() >= bytes).then_some(()));
+    support::until(PATIENCE, "the console has more", || vm.console_log().end() >= bytes);
 }
 
 #[test]
 fn a_guest_ends_in_every_way_that_there_is() {
+    let _serial = support::serial();
     require_kvm!();
     let rig = Rig::new();
     let cases: [(&str, Vec<u8>, ExitReason, ExitStatus); 6] = [
@@ -102,6 +103,7 @@ fn signaled(signal: i32) -> ExitStatus {
 
 #[test]
 fn what_kvm_cannot_do_ends_with_its_reason() {
+    let _serial = support::serial();
     require_kvm!();
     let rig = Rig::new();
     let vm = rig.start("vector", &guests::vector());
@@ -118,6 +120,7 @@ fn what_kvm_cannot_do_ends_with_its_reason() {
 
 #[test]
 fn every_guest_is_stopped_whatever_it_does() {
+    let _serial = support::serial();
     require_kvm!();
     let rig = Rig::new();
     for (name, kernel) in [("spin", guests::spin()), ("halt", guests::halt()), ("flood", guests::flood())] {
@@ -137,6 +140,7 @@ fn every_guest_is_stopped_whatever_it_does() {
 
 #[test]
 fn a_flood_of_output_stays_bounded() {
+    let _serial = support::serial();
     require_kvm!();
     let rig = Rig::new();
     let config = rig.config("flood", &guests::flood()).console_ring(1000).build().unwrap();
@@ -153,6 +157,7 @@ fn a_flood_of_output_stays_bounded() {
 
 #[test]
 fn frozen_guests_do_nothing_and_go_on() {
+    let _serial = support::serial();
     require_kvm!();
     let rig = Rig::new();
     let vm = rig.start("flood", &guests::flood());
@@ -174,6 +179,7 @@ fn frozen_guests_do_nothing_and_go_on() {
 
 #[test]
 fn garbage_on_every_port_does_no_harm() {
+    let _serial = support::serial();
     require_kvm!();
     let rig = Rig::new();
     let vm = rig.start("garbage", &guests::garbage());
@@ -184,6 +190,7 @@ fn garbage_on_every_port_does_no_harm() {
 
 #[test]
 fn the_timer_of_the_processor_interrupts() {
+    let _serial = support::serial();
     require_kvm!();
     let rig = Rig::new();
     let vm = rig.start("timer", &guests::timer());
@@ -192,6 +199,7 @@ fn the_timer_of_the_processor_interrupts() {
 
 #[test]
 fn input_and_the_power_button_come_as_interrupts() {
+    let _serial = support::serial();
     require_kvm!();
     let rig = Rig::new();
     let vm = rig.start("echo", &guests::echo());
@@ -215,6 +223,7 @@ fn input_and_the_power_button_come_as_interrupts() {
 
 #[test]
 fn a_second_processor_starts() {
+    let _serial = support::serial();
     require_kvm!();
     let rig = Rig::new();
     let vm = rig.runtime.create(rig.config("second", &guests::second()).vcpus(2).build().unwrap()).unwrap();
@@ -230,6 +239,7 @@ fn a_second_processor_starts() {
 
 #[test]
 fn memory_of_every_kind_serves() {
+    let _serial = support::serial();
     require_kvm!();
     let rig = Rig::new();
     for (name, backing, memory) in [
@@ -251,6 +261,7 @@ fn memory_of_every_kind_serves() {
 
 #[test]
 fn kernels_that_cannot_be_used_are_named() {
+    let _serial = support::serial();
     require_kvm!();
     let rig = Rig::new();
     let hello = guests::hello();
@@ -281,6 +292,7 @@ fn kernels_that_cannot_be_used_are_named() {
 
 #[test]
 fn handles_come_and_go_and_the_machine_stays() {
+    let _serial = support::serial();
     require_kvm!();
     let rig = Rig::new();
     let vm = rig.start("stays", &guests::spin());
@@ -320,6 +332,7 @@ fn handles_come_and_go_and_the_machine_stays() {
 
 #[test]
 fn twenty_machines_come_and_go_and_leave_nothing() {
+    let _serial = support::serial();
     require_kvm!();
     let rig = Rig::new();
     // The first one installs the handler of the kick, which stays.
