@@ -211,7 +211,7 @@ impl Container {
 
 /// 128 bits in hexadecimal that no other instance has, the first half being the token of the runtime that makes it. They
 /// name things and protect nothing, so the standard library's random keys serve, which cost no system call.
-pub(super) fn new_uuid(inner: &Inner) -> String {
+pub(crate) fn new_uuid(inner: &Inner) -> String {
     use std::hash::{BuildHasher, RandomState};
     format!("{:016x}{:016x}", inner.store.between().token(), RandomState::new().hash_one(1))
 }

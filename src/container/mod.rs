@@ -33,6 +33,8 @@ pub use config::{
 };
 pub use exec::{Output, Process};
 pub use handle::Container;
+#[cfg(feature = "vm")]
+pub(crate) use handle::new_uuid;
 #[cfg(feature = "fuzzing")]
 pub(crate) use handle::ContainerRecord;
 pub(crate) use live::remove_cgroup;

@@ -116,6 +116,8 @@ impl RuntimeBuilder {
             held: HeldUsers::default(),
             open: Mutex::new(HashMap::new()),
             cpus: Mutex::new(()),
+            #[cfg(feature = "vm")]
+            vms: super::vms::Vms::default(),
         });
         let runtime = Runtime { pools: Arc::default(), inner };
         runtime.recover();

@@ -5,12 +5,15 @@ mod cpus;
 mod held;
 mod host;
 mod hotplug;
+mod kind;
 mod newuidmap;
 mod place;
 mod recover;
 #[cfg(feature = "systemd")]
 mod systemd;
 mod userns;
+#[cfg(feature = "vm")]
+mod vms;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -28,9 +31,9 @@ pub use systemd::{Manager, SystemdScope};
 
 use crate::cgroup::Delegation;
 use crate::container::{Container, ContainerConfig, Networks, Pool, Sandbox, TakenNetwork};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::idmap::RangeAllocator;
-use crate::instance::{Instance, InstanceConfig};
+use crate::instance::{Instance, InstanceConfig, InstanceKind};
 use crate::name::InstanceId;
 use crate::store::Store;
 
@@ -79,6 +82,8 @@ pub(crate) struct Inner {
     open: Mutex<HashMap<InstanceId, Weak<Container>>>,
     /// Held by the thread that gives out CPUs.
     cpus: Mutex<()>,
+    #[cfg(feature = "vm")]
+    vms: vms::Vms,
 }
 
 impl Runtime {
@@ -116,7 +121,35 @@ impl Runtime {
     /// [`NotFound`](crate::ErrorKind::NotFound); [`Corrupt`](crate::ErrorKind::Corrupt) where its record cannot be
     /// read.
     pub fn get(&self, id: &InstanceId) -> Result<Arc<dyn Instance>> {
-        Ok(self.container(id)?)
+        #[cfg(feature = "vm")]
+        if let Some(vm) = self.vms().find(id) {
+            return Ok(vm);
+        }
+        match self.container(id) {
+            // The record is of another kind than a container's.
+            Err(e) if e.kind() == ErrorKind::Corrupt || e.kind() == ErrorKind::NotFound => self.get_other(id, e),
+            found => Ok(found?),
+        }
+    }
+
+    #[cfg(feature = "vm")]
+    fn get_other(&self, id: &InstanceId, why: Error) -> Result<Arc<dyn Instance>> {
+        match self.kind_of(id) {
+            Ok(found) if found.kind == InstanceKind::Vm => Ok(self.vm(id)?),
+            _ => Err(why),
+        }
+    }
+
+    #[cfg(not(feature = "vm"))]
+    fn get_other(&self, id: &InstanceId, why: Error) -> Result<Arc<dyn Instance>> {
+        match self.kind_of(id) {
+            Ok(found) if found.kind == InstanceKind::Vm => {
+                Err(Error::new(ErrorKind::Unsupported, "find the instance")
+                    .detail("it is a virtual machine, and this program was built without the feature `vm`")
+                    .with_instance(id))
+            }
+            _ => Err(why),
+        }
     }
 
     /// As [`get`](Self::get), for a container.
@@ -130,7 +163,11 @@ impl Runtime {
         {
             return Ok(found);
         }
-        let loaded = Arc::new(Container::load(self.clone(), id)?);
+        let loaded = Container::load(self.clone(), id).map_err(|e| match e.kind() {
+            ErrorKind::Corrupt => self.must_be(id, InstanceKind::Container).err().unwrap_or(e),
+            _ => e,
+        });
+        let loaded = Arc::new(loaded?);
         open.insert(id.clone(), Arc::downgrade(&loaded));
         Ok(loaded)
     }
@@ -233,11 +270,13 @@ impl Runtime {
     }
 
     /// Ends what the runtime itself has running: its pools, with their threads, waiting sandboxes and network
-    /// namespaces. Instances go on. When the last clone is dropped the same happens; a handle of a container holds one.
+    /// namespaces; and its virtual machines, which are threads of this process. Containers go on. When the last clone is dropped the same happens; a handle of a container holds one.
     pub fn close(self) {
         let sandboxes = std::mem::take(&mut *self.pools.sandboxes.write().unwrap_or_else(|e| e.into_inner()));
         let networks = self.pools.networks.write().unwrap_or_else(|e| e.into_inner()).take();
         drop((sandboxes, networks));
+        #[cfg(feature = "vm")]
+        self.inner.end_vms();
     }
 
     pub(crate) fn inner(&self) -> &Inner {
@@ -290,6 +329,8 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
+        #[cfg(feature = "vm")]
+        self.end_vms();
         self.host.release_cgroup();
     }
 }

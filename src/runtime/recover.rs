@@ -26,6 +26,7 @@ use std::time::{Duration, Instant};
 use super::Runtime;
 use crate::container::{Container, remove_cgroup};
 use crate::error::{ErrorKind, Result};
+use crate::instance::InstanceKind;
 use crate::name::InstanceId;
 use crate::op::Action;
 use crate::sys::lock::Lock;
@@ -114,8 +115,12 @@ impl Runtime {
                     seen.running.extend(found.cgroup);
                 }
                 Err(e) if e.kind() == ErrorKind::NotFound => {}
-                // Nobody can tell what is this one's.
-                Err(_) => seen.complete = false,
+                Err(_) => match self.kind_of(&id) {
+                    // It has nothing but its records: what else it had ended with its process.
+                    Ok(found) if found.kind == InstanceKind::Vm => drop(uuids.insert(found.uuid)),
+                    // Nobody can tell what is this one's.
+                    _ => seen.complete = false,
+                },
             }
         }
         seen.owners.retain(|owner| !uuids.contains(owner));

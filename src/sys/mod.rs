@@ -20,3 +20,5 @@ pub(crate) mod seccomp;
 pub(crate) mod signal;
 pub(crate) mod socket;
 pub(crate) mod stack;
+#[cfg(feature = "vm")]
+pub(crate) mod vm;

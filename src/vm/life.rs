@@ -1,0 +1,302 @@
+//! Starting, stopping, pausing, waiting.
+
+use std::sync::Arc;
+
+use super::devices::ConsoleRing;
+use super::exit::ExitReason;
+use super::handle::{Live, Run, Vm};
+use super::machine::Machine;
+use super::state::{elsewhere, record_of_now};
+use crate::error::{Error, ErrorKind, Result};
+use crate::exit::ExitStatus;
+use crate::instance::{
+    FreezeOptions, KillOptions, Pipes, RestartMode, RestartOptions, ShutdownOptions, StartOptions, Stdio, StopOptions,
+    WaitOptions,
+};
+use crate::op::{Action, Cancel, Deadline};
+use crate::signal::Signal;
+
+impl Vm {
+    /// Starts it with default options.
+    ///
+    /// # Errors
+    /// As [`start_with`](Self::start_with).
+    pub fn start(&self) -> Result<()> {
+        self.start_with(StartOptions::default()).map(drop)
+    }
+
+    /// Loads the kernel and lets the processors run; see
+    /// [`Instance::start_with`](crate::instance::Instance::start_with). A virtual machine has a console instead of
+    /// streams.
+    ///
+    /// # Errors
+    /// As there. [`Unsupported`](crate::ErrorKind::Unsupported) where KVM is not there or lacks something, which the
+    /// error names, and for streams; [`PermissionDenied`](crate::ErrorKind::PermissionDenied) where this user may not
+    /// use it; [`InvalidConfig`](crate::ErrorKind::InvalidConfig) for a kernel or an initramfs that cannot be used, with
+    /// the file, what is wrong and a way out.
+    pub fn start_with(&self, options: StartOptions) -> Result<Pipes> {
+        let started = self.begin(Action::Start).and_then(|_guard| self.start_locked(&options));
+        self.named(Action::Start, started.map(|()| Pipes::default()))
+    }
+
+    fn start_locked(&self, options: &StartOptions) -> Result<()> {
+        for (name, stream) in
+            [("stdin", &options.stdin), ("stdout", &options.stdout), ("stderr", &options.stderr)]
+        {
+            if !matches!(stream, Stdio::Null) {
+                return Err(Error::new(ErrorKind::Unsupported, "connect the streams")
+                    .object(name)
+                    .detail("a virtual machine has none")
+                    .hint("use Vm::console_log and Vm::console_input"));
+            }
+        }
+        if options.cancel.as_ref().is_some_and(Cancel::is_cancelled) {
+            return Err(Error::new(ErrorKind::Cancelled, "start the virtual machine"));
+        }
+        self.settle_if_ended()?;
+        match &*self.run() {
+            Run::Never | Run::Ended(_) => {}
+            Run::Deleted => return Err(self.gone()),
+            Run::Live(_) => {
+                return Err(Error::new(ErrorKind::InvalidState, "start").detail("it is running"));
+            }
+            Run::Elsewhere { pid, .. } => return Err(elsewhere(*pid)),
+        }
+        let config = self.config();
+        let store = &self.runtime.inner().store;
+        let record = record_of_now()?;
+        // Before it runs: another runtime that looks now sees that it does.
+        store.save_run(&self.id(), config.durability(), &record)?;
+        let console = Arc::new(ConsoleRing::new(config.console_ring));
+        match Machine::start(&config.spec(), Arc::clone(&console), &[]) {
+            Ok(machine) => {
+                let live = Arc::new(Live { machine, console, record });
+                self.runtime.vms().started(&self.uuid, &self.id(), config.durability(), &live);
+                *self.run() = Run::Live(live);
+                Ok(())
+            }
+            Err(e) => {
+                *self.run() = Run::Never;
+                Err(match store.clear_run(&self.id()) {
+                    Ok(()) => e,
+                    Err(also) => e.also(also.to_string()),
+                })
+            }
+        }
+    }
+
+    /// Stops it by force with default options.
+    ///
+    /// # Errors
+    /// As [`stop_with`](Self::stop_with).
+    pub fn stop(&self) -> Result<()> {
+        self.stop_with(StopOptions::default())
+    }
+
+    /// Takes the power away; see [`Instance::stop_with`](crate::instance::Instance::stop_with).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn stop_with(&self, options: StopOptions) -> Result<()> {
+        let deadline = Deadline::from(options.deadline);
+        let stopped = (|| {
+            let live = self.live()?;
+            // A shutdown that waits is overtaken.
+            if self.lock.current() == Some(Action::Shutdown) {
+                live.machine.control().end(ExitReason::Stopped);
+            }
+            let name = || self.id().to_string();
+            let cancel = options.cancel.as_ref();
+            let _guard = self.lock.begin(Action::Stop, self.between(), &name, deadline, cancel)?;
+            live.end();
+            self.settle_if_ended()?;
+            self.delete_if_ephemeral()
+        })();
+        self.named(Action::Stop, stopped)
+    }
+
+    /// Presses the power button, with default options.
+    ///
+    /// # Errors
+    /// As [`shutdown_with`](Self::shutdown_with).
+    pub fn shutdown(&self) -> Result<()> {
+        self.shutdown_with(ShutdownOptions::default())
+    }
+
+    /// Presses the power button once and waits until the guest has switched itself off; see
+    /// [`Instance::shutdown_with`](crate::instance::Instance::shutdown_with). A frozen one is thawed first.
+    ///
+    /// # Errors
+    /// As there. [`Unsupported`](crate::ErrorKind::Unsupported) with a signal.
+    pub fn shutdown_with(&self, options: ShutdownOptions) -> Result<()> {
+        let deadline = Deadline::from(options.deadline);
+        let done = self.begin(Action::Shutdown).and_then(|_guard| {
+            if let Some(signal) = options.signal {
+                return Err(Error::new(ErrorKind::Unsupported, "send a signal to the virtual machine")
+                    .object(signal.to_string())
+                    .hint("leave the signal out: a virtual machine has a power button"));
+            }
+            self.shutdown_locked(deadline, options.cancel.as_ref())?;
+            self.delete_if_ephemeral()
+        });
+        self.named(Action::Shutdown, done)
+    }
+
+    fn shutdown_locked(&self, deadline: Deadline, cancel: Option<&Cancel>) -> Result<()> {
+        let live = self.live()?;
+        let control = live.machine.control();
+        if control.is_paused() {
+            control.resume()?;
+        }
+        live.machine.press_power_button();
+        control.wait(deadline, cancel).map_err(|e| {
+            if e.kind() == ErrorKind::Timeout {
+                e.detail("the guest still runs after the power button was pressed").hint(
+                    "it may be still starting, or have nothing that listens to the button; stop it by force",
+                )
+            } else {
+                e
+            }
+        })?;
+        self.settle_if_ended()
+    }
+
+    /// Sends what a machine has for a signal: `SIGTERM` and `SIGPWR` press the power button, `SIGKILL` takes the power
+    /// away.
+    ///
+    /// # Errors
+    /// [`InvalidState`](crate::ErrorKind::InvalidState) where it does not run;
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) for any other signal.
+    pub fn kill(&self, options: impl Into<KillOptions>) -> Result<()> {
+        let signal = options.into().signal;
+        let sent = self.live().and_then(|live| {
+            match signal {
+                Signal::KILL => live.machine.control().end(ExitReason::Stopped),
+                Signal::TERM | Signal::PWR => live.machine.press_power_button(),
+                _ => {
+                    return Err(Error::new(ErrorKind::Unsupported, "send a signal to the virtual machine")
+                        .object(signal.to_string()));
+                }
+            }
+            Ok(())
+        });
+        sent.map_err(|e| e.with_op("kill").with_instance(self.id()))
+    }
+
+    /// Restarts it by force with default options.
+    ///
+    /// # Errors
+    /// As [`restart_with`](Self::restart_with).
+    pub fn restart(&self) -> Result<()> {
+        self.restart_with(RestartOptions::default())
+    }
+
+    /// Ends the run and starts the next one; see
+    /// [`Instance::restart_with`](crate::instance::Instance::restart_with).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn restart_with(&self, options: RestartOptions) -> Result<()> {
+        let deadline = Deadline::from(options.deadline);
+        let done = self.begin(Action::Restart).and_then(|guard| {
+            let live = self.live()?;
+            match options.mode {
+                RestartMode::Graceful(grace) => {
+                    let _part = guard.nested(Action::Shutdown);
+                    self.shutdown_locked(deadline.at_most(grace), options.cancel.as_ref())?;
+                }
+                _ => {
+                    let _part = guard.nested(Action::Stop);
+                    live.end();
+                    self.settle_if_ended()?;
+                }
+            }
+            let _part = guard.nested(Action::Start);
+            self.start_locked(&StartOptions { cancel: options.cancel.clone(), ..StartOptions::default() })
+        });
+        self.named(Action::Restart, done)
+    }
+
+    /// Freezes it with default options.
+    ///
+    /// # Errors
+    /// As [`freeze_with`](Self::freeze_with).
+    pub fn freeze(&self) -> Result<()> {
+        self.freeze_with(FreezeOptions::default())
+    }
+
+    /// Stops its processors and devices; see [`Instance::freeze_with`](crate::instance::Instance::freeze_with).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn freeze_with(&self, options: FreezeOptions) -> Result<()> {
+        let done = self.begin(Action::Freeze).and_then(|_guard| {
+            let live = self.live()?;
+            let control = live.machine.control();
+            if control.is_paused() {
+                return Err(Error::new(ErrorKind::InvalidState, "freeze").detail("it is frozen already"));
+            }
+            control.pause(Deadline::from(options.deadline), options.cancel.as_ref())
+        });
+        self.named(Action::Freeze, done)
+    }
+
+    /// Thaws it with default options.
+    ///
+    /// # Errors
+    /// As [`unfreeze_with`](Self::unfreeze_with).
+    pub fn unfreeze(&self) -> Result<()> {
+        self.unfreeze_with(FreezeOptions::default())
+    }
+
+    /// Lets it run again; see [`Instance::unfreeze_with`](crate::instance::Instance::unfreeze_with).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn unfreeze_with(&self, _options: FreezeOptions) -> Result<()> {
+        let done = self.begin(Action::Unfreeze).and_then(|_guard| {
+            let live = self.live()?;
+            let control = live.machine.control();
+            if !control.is_paused() {
+                return Err(Error::new(ErrorKind::InvalidState, "unfreeze").detail("it is not frozen"));
+            }
+            control.resume()
+        });
+        self.named(Action::Unfreeze, done)
+    }
+
+    /// Waits, for as long as it takes, until it has ended.
+    ///
+    /// # Errors
+    /// As [`wait_with`](Self::wait_with).
+    pub fn wait(&self) -> Result<ExitStatus> {
+        self.wait_with(WaitOptions::default())
+    }
+
+    /// Waits until the present run has ended; see [`Instance::wait_with`](crate::instance::Instance::wait_with).
+    /// [`exit_reason`](Self::exit_reason) then says more.
+    ///
+    /// # Errors
+    /// As there. [`Unsupported`](crate::ErrorKind::Unsupported) where it runs in another runtime.
+    pub fn wait_with(&self, options: WaitOptions) -> Result<ExitStatus> {
+        let waited = (|| {
+            let known = self.settle_if_ended();
+            let live = match &*self.run() {
+                Run::Live(live) => Arc::clone(live),
+                Run::Ended(ended) => return Ok(ended.exit),
+                Run::Elsewhere { pid, .. } => return Err(elsewhere(*pid)),
+                Run::Deleted => return Err(self.gone()),
+                Run::Never => {
+                    known?;
+                    return Err(Error::new(ErrorKind::InvalidState, "wait for the virtual machine")
+                        .detail("it has not run since it was made"));
+                }
+            };
+            let deadline = Deadline::from(options.deadline);
+            let reason = live.machine.control().wait(deadline, options.cancel.as_ref())?;
+            self.settle_if_ended()?;
+            Ok(reason.status())
+        })();
+        waited.map_err(|e| e.with_op("wait").with_instance(self.id()))
+    }
+}

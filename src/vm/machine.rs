@@ -1,0 +1,201 @@
+//! One run of a virtual machine: from nothing to running threads, and to their end.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use super::arch::{self, EVENT_GSI, Processors, SERIAL_GSI, ports};
+use super::assembly::Assembly;
+use super::boot::{self, BootProtocol};
+use super::control::Control;
+use super::devices::{BusDevice, ConsoleRing, Keyboard, PanicPort, PowerPorts, Rtc, Serial};
+use super::event_loop::EventLoop;
+use super::exit::ExitReason;
+use super::kick::{self, Kicker, VcpuKicker};
+use super::memory::{self, MemoryBacking};
+use super::vcpu::{Buses, Counters, ExitCounts, VcpuThread};
+use super::{devices, host};
+use crate::error::{Error, Result};
+use crate::sys::vm::event::Event;
+use crate::sys::vm::kick::block_all_but;
+use crate::sys::vm::kvm::KvmVm;
+
+/// What a machine is made from.
+#[derive(Clone, Debug)]
+pub(super) struct Spec {
+    /// For the names of its threads.
+    pub(super) name: String,
+    pub(super) kernel: PathBuf,
+    pub(super) protocol: BootProtocol,
+    pub(super) initramfs: Option<PathBuf>,
+    pub(super) command_line: String,
+    pub(super) vcpus: u8,
+    /// Bytes.
+    pub(super) memory: u64,
+    pub(super) backing: MemoryBacking,
+}
+
+/// A machine that runs, or has ended. Dropping it ends it and waits for its threads.
+pub(super) struct Machine {
+    control: Arc<Control>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    counters: Vec<Arc<Counters>>,
+    serial: Arc<Serial>,
+    power_button: Event,
+}
+
+impl std::fmt::Debug for Machine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Machine").field("ended", &self.control.reason()).finish_non_exhaustive()
+    }
+}
+
+/// What a device of the machine needs before it runs: called once for each, in order.
+pub(super) type AddDevice<'a> = &'a dyn Fn(&mut Assembly) -> Result<()>;
+
+impl Machine {
+    /// Makes it and lets it run.
+    pub(super) fn start(spec: &Spec, console: Arc<ConsoleRing>, devices: &[AddDevice<'_>]) -> Result<Self> {
+        let signal = kick::installed()?;
+        let kvm = host::open()?;
+        let vm = KvmVm::new(&kvm)
+            .map_err(|e| Error::sys("make a virtual machine (KVM_CREATE_VM)", e).object("/dev/kvm"))?;
+        arch::configure_vm(&vm)?;
+        let memory = memory::allocate(spec.memory, spec.backing)?;
+        memory::register(&memory, &vm)?;
+        let loaded =
+            boot::load(&memory, spec.memory, &spec.kernel, spec.protocol, spec.initramfs.as_deref())?;
+
+        let control = Arc::new(Control::new()?);
+        let buses = Buses { pio: devices::Bus::default(), mmio: devices::Bus::default() };
+        let mut assembly = Assembly {
+            vm: vm.clone(),
+            memory: memory.clone(),
+            buses,
+            control: Arc::clone(&control),
+            nodes: Vec::new(),
+            handlers: Vec::new(),
+        };
+        let serial = Arc::new(Serial::new(console, assembly.interrupt(SERIAL_GSI)?));
+        let power_button = assembly.interrupt(EVENT_GSI)?;
+        add_ports(&mut assembly, &serial)?;
+        for add in devices {
+            add(&mut assembly)?;
+        }
+        let Assembly { buses, nodes, handlers, .. } = assembly;
+        arch::describe(&memory, spec.memory, &loaded, &spec.command_line, spec.vcpus, &nodes)?;
+
+        let buses = Arc::new(buses);
+        let processors = Processors::new(&kvm, spec.vcpus)?;
+        let mut vcpus = Vec::new();
+        for id in 0..spec.vcpus {
+            let vcpu = vm.vcpu(id).map_err(|e| {
+                Error::sys("make a virtual processor (KVM_CREATE_VCPU)", e).object(format!("vCPU {id}"))
+            })?;
+            processors.configure(&vcpu.fd, id, loaded.entry)?;
+            let kicker = Arc::new(Kicker::Vcpu(VcpuKicker::new(vcpu.run_page(), signal)));
+            let counters = Arc::<Counters>::default();
+            vcpus.push(VcpuThread { vcpu, buses: Arc::clone(&buses), counters, kicker });
+        }
+        let event_loop = if handlers.is_empty() { None } else { Some(EventLoop::new(handlers)?) };
+        let mut kickers: Vec<Arc<Kicker>> = vcpus.iter().map(|v| Arc::clone(&v.kicker)).collect();
+        kickers.extend(event_loop.as_ref().map(|l| Arc::new(l.kicker())));
+        control.set_kickers(kickers);
+
+        let counters = vcpus.iter().map(|v| Arc::clone(&v.counters)).collect();
+        let machine = Self { control, threads: Mutex::default(), counters, serial, power_button };
+        // From here on a failure drops the machine, which ends what runs.
+        if let Some(event_loop) = event_loop {
+            machine.spawn(format!("vm-io:{}", spec.name), None, move |control| event_loop.run(control))?;
+        }
+        for (id, vcpu) in vcpus.into_iter().enumerate() {
+            machine.spawn(format!("vcpu{id}:{}", spec.name), Some(signal), move |control| vcpu.run(control))?;
+        }
+        Ok(machine)
+    }
+
+    /// Starts a thread that takes no signal but, where it is one, the kick.
+    fn spawn(
+        &self,
+        name: String,
+        kick: Option<i32>,
+        run: impl FnOnce(&Control) + Send + 'static,
+    ) -> Result<()> {
+        let control = Arc::clone(&self.control);
+        let body = move || {
+            // It cannot fail with these arguments, as it has not just before.
+            drop(block_all_but(kick));
+            let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(&control)));
+            if ran.is_err() {
+                control.end(ExitReason::Failed("a thread of the machine panicked".to_owned()));
+            }
+        };
+        // The new thread inherits the mask: a signal of the host's never lands in it, not even at its beginning.
+        let mask = block_all_but(None).map_err(|e| Error::sys("block signals", e))?;
+        let thread = std::thread::Builder::new().name(name.chars().take(15).collect()).spawn(body);
+        mask.restore();
+        let thread = thread.map_err(|e| Error::io("start a thread of the machine", e))?;
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+        Ok(())
+    }
+
+    pub(super) fn control(&self) -> &Control {
+        &self.control
+    }
+
+    /// Ends it, if it has not ended, and waits for its threads.
+    pub(super) fn stop(&self) {
+        self.control.end(ExitReason::Stopped);
+        self.join();
+    }
+
+    /// Waits for the threads of a machine that has ended, or ends just now.
+    pub(super) fn join(&self) {
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        let own = std::thread::current().id();
+        for thread in threads {
+            // The last handle may go in a thread of the machine itself.
+            if thread.thread().id() != own {
+                // A panic was caught inside.
+                let _ = thread.join();
+            }
+        }
+    }
+
+    /// Presses the power button for a moment.
+    pub(super) fn press_power_button(&self) {
+        self.power_button.signal();
+    }
+
+    /// Sends to the guest's serial port; says how many bytes it has room for.
+    pub(super) fn console_input(&self, bytes: &[u8]) -> usize {
+        self.serial.input(bytes)
+    }
+
+    pub(super) fn exit_counts(&self) -> ExitCounts {
+        let mut sum = ExitCounts::default();
+        self.counters.iter().for_each(|c| c.add_to(&mut sum));
+        sum
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn add_ports(assembly: &mut Assembly, serial: &Arc<Serial>) -> Result<()> {
+    let control = || Arc::clone(&assembly.control);
+    let all: [(u64, u64, Arc<dyn BusDevice>); 5] = [
+        (u64::from(ports::SERIAL), Serial::LEN, Arc::clone(serial) as _),
+        (PowerPorts::BASE, PowerPorts::LEN, Arc::new(PowerPorts(control()))),
+        (PanicPort::BASE, PanicPort::LEN, Arc::new(PanicPort(control()))),
+        (Keyboard::BASE, Keyboard::LEN, Arc::new(Keyboard(control()))),
+        (Rtc::BASE, Rtc::LEN, Arc::new(Rtc)),
+    ];
+    for (base, len, device) in all {
+        assembly.buses.pio.add(base, len, device)?;
+    }
+    Ok(())
+}
