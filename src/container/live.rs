@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use super::console;
 use super::handle::{Container, Run};
 use crate::cgroup::Cgroup;
 use crate::error::{Error, ErrorKind, Result};
@@ -23,6 +24,8 @@ pub(super) struct Live {
     /// What this process has in the same pid namespace.
     pub(super) guests: Arc<Guests>,
     pub(super) cgroup: Option<Cgroup>,
+    /// Who keeps its console, where it has one.
+    pub(super) keeper: Option<Child>,
     pub(super) id_map: Option<IdMap>,
     pub(super) started_at: SystemTime,
     pub(super) record: RunRecord,
@@ -124,6 +127,9 @@ impl Container {
                 *run = self.find_run(record)?.unwrap_or(ended);
                 return Ok(());
             }
+        }
+        if let Some(keeper) = &live.keeper {
+            console::let_finish(keeper);
         }
         if let Some(cgroup) = &live.cgroup {
             remove_cgroup(cgroup)?;

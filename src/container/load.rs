@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Pid;
 
+use super::console::{find_keeper, let_finish};
 use super::handle::{Container, ContainerRecord, Run};
 use super::live::Live;
 use crate::cgroup::Cgroup;
@@ -100,7 +101,9 @@ impl Container {
         let id_map = self.id_map_of(&child)?;
         let (child, guests) = (Arc::new(child), Arc::default());
         let skipped = Mutex::default();
-        Ok(Some(Run::Live(Arc::new(Live { child, guests, cgroup, id_map, started_at, record, skipped }))))
+        let keeper = cgroup.as_ref().and_then(find_keeper);
+        let live = Live { child, guests, cgroup, keeper, id_map, started_at, record, skipped };
+        Ok(Some(Run::Live(Arc::new(live))))
     }
 
     /// Removes what is left of a run that ended while nobody looked.
@@ -118,9 +121,12 @@ impl Container {
             return Ok(Some(Run::Ended { exit, started_at }));
         }
         if let Some(cgroup) = self.cgroup_of(&record) {
+            if let Some(keeper) = find_keeper(&cgroup) {
+                let_finish(&keeper);
+            }
             super::live::remove_cgroup(&cgroup)?;
         }
-        let exit = ExitStatus::Unknown;
+        let exit = self.end_seen_by_keeper().unwrap_or(ExitStatus::Unknown);
         self.write_end(RunRecord { exit: Some(exit), ..record })?;
         Ok(Some(Run::Ended { exit, started_at }))
     }

@@ -1,6 +1,7 @@
 //! System and application containers.
 
 mod config;
+mod console;
 mod delete;
 mod devices;
 mod erase;
@@ -26,8 +27,9 @@ mod update;
 mod verbs;
 
 pub use config::{
-    BindMount, CgroupConfig, ContainerBuilder, ContainerConfig, DEFAULT_PATH, EtcFile, IdMapConfig, Mount,
-    MountOptions, MountSet, Network, Problem, Propagation, SeccompConfig, TmpfsMount,
+    BindMount, CgroupConfig, ContainerBuilder, ContainerConfig, DEFAULT_PATH, EtcFile, IdMapConfig,
+    InitRequest, Mount, MountOptions, MountSet, Nesting, Network, OnReboot, Problem, Propagation,
+    SeccompConfig, SystemConfig, SystemIdentity, TmpfsMount,
 };
 pub use exec::{Output, Process};
 pub use handle::Container;

@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 use super::ContainerConfig;
 use super::choices::{CgroupConfig, EtcFile, IdMapConfig, Network, SeccompConfig};
 use super::mounts::{Mount, MountSet, Propagation};
+use super::system::SystemConfig;
 use crate::caps::{Capability, CapabilitySets, Securebits};
 use crate::cgroup::{DeviceAccess, DeviceKind, DevicePolicy, DeviceVerdict, Enforce, Limits};
 use crate::name::InstanceId;
@@ -182,6 +183,11 @@ impl ContainerConfig {
         self.namespaces
             .is_new(NamespaceKind::Uts)
             .then(|| self.hostname.as_deref().unwrap_or(self.id.name.as_str()))
+    }
+
+    /// What it has as a container that runs a distribution's own init; `None` where it does not.
+    pub fn system_config(&self) -> Option<&SystemConfig> {
+        self.system.as_ref()
     }
 
     /// The NIS domain name to set.

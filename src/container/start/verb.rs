@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use super::{Request, Up, UserNamespace, Witness, start};
 use crate::cgroup::{Cgroup, Enforce, Skipped};
 use crate::container::config::CgroupConfig;
+use crate::container::console::Wanted;
 use crate::container::handle::{Container, Run};
 use crate::container::live::{Live, remove_cgroup};
 use crate::container::load::identity;
@@ -64,6 +65,7 @@ impl Container {
         config.limits.check_host()?;
         self.enable_controllers(&config)?;
         let deadline = Deadline::from(options.deadline);
+        let cancel = options.cancel;
         let (mut sources, mut pipes) = streams::open(options.stdin, options.stdout, options.stderr)?;
         if !config.may_open_null() {
             sources = sources.with_host_null()?;
@@ -120,6 +122,7 @@ impl Container {
         let request = Request {
             host: &inner.host,
             config: &config,
+            uuid: &self.uuid,
             users,
             groups,
             cgroup: cgroup.as_ref(),
@@ -130,7 +133,7 @@ impl Container {
             runtime_dirs: [&inner.state_dir, &inner.run_dir],
             strategy: inner.host.strategy(),
             deadline,
-            cancel: options.cancel,
+            cancel: cancel.clone(),
             fault: options.fault,
             witness: Some(&noted),
         };
@@ -142,18 +145,31 @@ impl Container {
         drop((sandbox, network));
         let up = up.map_err(|e| inner.host.explain_denied(e)).and_then(|mut up| {
             pipes.seccomp_listener = up.running.listener.take();
-            known(&config, up, &guests)
+            let terminals = std::mem::take(&mut up.running.terminals);
+            let child = known(&config, up, &guests)?;
+            let Some(leaf) = cgroup.as_ref().filter(|_| !terminals.is_empty()) else {
+                return Ok((child, None));
+            };
+            let first = &child;
+            let wanted = Wanted { leaf, first, terminals, deadline, cancel: cancel.as_ref() };
+            match self.keep_terminals(wanted) {
+                Ok(keeper) => Ok((child, Some(keeper))),
+                Err(e) => {
+                    child.kill_and_reap();
+                    Err(e)
+                }
+            }
         });
         let record = noted.record.into_inner();
         match (up, record) {
-            (Ok(child), Some(record)) => {
+            (Ok((child, keeper)), Some(record)) => {
                 let started_at = record.started_at;
                 let skipped = std::sync::Mutex::default();
-                *self.run() =
-                    Run::Live(Arc::new(Live { child, guests, cgroup, id_map, started_at, record, skipped }));
+                let live = Live { child, guests, cgroup, keeper, id_map, started_at, record, skipped };
+                *self.run() = Run::Live(Arc::new(live));
                 Ok(pipes)
             }
-            (Ok(child), None) => {
+            (Ok((child, _)), None) => {
                 child.kill_and_reap();
                 Err(Error::new(ErrorKind::Died, "write down the run"))
             }

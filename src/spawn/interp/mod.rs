@@ -17,6 +17,7 @@
 #![allow(unsafe_code)]
 
 pub(crate) mod abi;
+mod console;
 mod files;
 #[cfg(feature = "fuzzing")]
 mod fuzzing;
@@ -174,6 +175,7 @@ impl Interp {
                     0
                 }
                 code::NEXT_PLAN => self.next_plan(),
+                code::KEEP_TERMINALS => self.keep(a as usize, b as usize, self.fd(c), d, self.fd(e)),
                 code::EXEC => self.exec(a, b, c),
                 code::FAULT if a != 0 => -(a as isize),
                 code::FAULT => ops::die(),
