@@ -45,6 +45,13 @@ impl Live {
     }
 }
 
+impl Live {
+    /// Whether the first process has ended.
+    pub(super) fn has_ended(&self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
+    }
+}
+
 impl AsFd for Live {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.child.as_fd()
@@ -108,11 +115,18 @@ impl Container {
             Run::Live(current) if Arc::ptr_eq(current, live) => {}
             _ => return Ok(()),
         }
-        let ended = Run::Ended { exit, started_at: live.started_at };
+        let stays = exit.is_reboot() && self.is_being_ended()?;
+        let record = RunRecord { exit: Some(exit), stays, ..live.record.clone() };
+        let mut follows = self.is_to_follow(&record, exit);
+        let started_at = live.started_at;
+        let ended = |follows: bool| {
+            let reboots = follows.then(|| live.record.reboots.clone());
+            Run::Ended { exit, started_at, reboots }
+        };
         match &guard {
             Err(e) if e.kind() == ErrorKind::Timeout => {
                 // Another runtime is at work on the container, and removes the rest.
-                *run = ended;
+                *run = ended(follows);
                 return Ok(());
             }
             _ => {}
@@ -120,11 +134,15 @@ impl Container {
         let _guard = guard?;
         let store = &self.runtime.inner().store;
         let mut written = false;
-        if let Ok(Some(record)) = store.load_run(&self.id()) {
-            written = record.exit.is_some();
-            if !record.is_same_run(&live.record) {
+        if let Ok(Some(found)) = store.load_run(&self.id()) {
+            written = found.exit.is_some();
+            if written {
+                // Whoever wrote it down knew whether it was ended on purpose.
+                follows = self.is_to_follow(&found, exit);
+            }
+            if !found.is_same_run(&live.record) {
                 // Another runtime has seen this end and started it anew: the cgroup and the record are the new run's.
-                *run = self.find_run(record)?.unwrap_or(ended);
+                *run = self.find_run(found)?.unwrap_or(ended(false));
                 return Ok(());
             }
         }
@@ -136,9 +154,9 @@ impl Container {
         }
         // Another process that looks for an ephemeral one before it is deleted finds it ended, with status unknown.
         if !ephemeral && !written {
-            self.write_end(RunRecord { exit: Some(exit), ..live.record.clone() })?;
+            self.write_end(record)?;
         }
-        *run = ended;
+        *run = ended(follows);
         Ok(())
     }
 

@@ -91,7 +91,7 @@ impl Container {
         }
         let started_at = record.started_at;
         if let Some(exit) = record.exit {
-            return Ok(Some(Run::Ended { exit, started_at }));
+            return Ok(Some(self.ended(&record, exit)));
         }
         let Some(child) = find_process(&record) else { return self.bury(&record) };
         if !self.wait_for_start(&child)? {
@@ -116,9 +116,8 @@ impl Container {
             // One that begins or has begun since: the next look finds it.
             _ => return Ok(None),
         };
-        let started_at = record.started_at;
         if let Some(exit) = record.exit {
-            return Ok(Some(Run::Ended { exit, started_at }));
+            return Ok(Some(self.ended(&record, exit)));
         }
         if let Some(cgroup) = self.cgroup_of(&record) {
             if let Some(keeper) = find_keeper(&cgroup) {
@@ -127,8 +126,15 @@ impl Container {
             super::live::remove_cgroup(&cgroup)?;
         }
         let exit = self.end_seen_by_keeper().unwrap_or(ExitStatus::Unknown);
-        self.write_end(RunRecord { exit: Some(exit), ..record })?;
-        Ok(Some(Run::Ended { exit, started_at }))
+        let record = RunRecord { exit: Some(exit), ..record };
+        let ended = self.ended(&record, exit);
+        self.write_end(record)?;
+        Ok(Some(ended))
+    }
+
+    fn ended(&self, record: &RunRecord, exit: ExitStatus) -> Run {
+        let reboots = self.is_to_follow(record, exit).then(|| record.reboots.clone());
+        Run::Ended { exit, started_at: record.started_at, reboots }
     }
 
     /// The record of a run is there before its program runs. Nobody may take the process for the container until it

@@ -37,6 +37,8 @@ fn run_record() -> RunRecord {
         exit: None,
         skipped: Vec::new(),
         updating: false,
+        reboots: Vec::new(),
+        stays: false,
     }
 }
 

@@ -46,6 +46,15 @@ impl Container {
 
     /// As `start_with`, under an action of the caller's.
     pub(in crate::container) fn start_locked(&self, options: StartOptions) -> Result<Pipes> {
+        self.start_following(options, Vec::new())
+    }
+
+    /// As `start_locked`, after reboots of its own at these times.
+    pub(in crate::container) fn start_following(
+        &self,
+        options: StartOptions,
+        reboots: Vec<u64>,
+    ) -> Result<Pipes> {
         // Of a new one nobody else can have begun a run; if somebody has, the claim on the record of this run tells.
         let fresh = self.fresh.swap(false, Ordering::Relaxed);
         if !fresh {
@@ -118,7 +127,7 @@ impl Container {
             && matches!(users, UserNamespace::Host)
             && config.namespaces.is_new(NamespaceKind::Net);
         let network = if fits { self.runtime.take_network() } else { None };
-        let noted = Noted { container: self, cgroup: cgroup.as_ref(), record: RefCell::default() };
+        let noted = Noted { container: self, cgroup: cgroup.as_ref(), reboots, record: RefCell::default() };
         let request = Request {
             host: &inner.host,
             config: &config,
@@ -189,7 +198,7 @@ impl Container {
     fn forget_run(&self) -> Result<()> {
         let store = &self.runtime.inner().store;
         match *self.run() {
-            Run::Ended { exit, started_at } => {
+            Run::Ended { exit, started_at, .. } => {
                 let record = RunRecord {
                     pid: 0,
                     start_time_ticks: None,
@@ -201,6 +210,8 @@ impl Container {
                     exit: Some(exit),
                     skipped: Vec::new(),
                     updating: false,
+                    reboots: Vec::new(),
+                    stays: true,
                 };
                 store.save_run(&self.id(), self.config().durability(), &record)
             }
@@ -313,6 +324,7 @@ fn known(config: &ContainerConfig, up: Up, guests: &Guests) -> Result<Arc<Child>
 struct Noted<'a> {
     container: &'a Container,
     cgroup: Option<&'a Cgroup>,
+    reboots: Vec<u64>,
     /// What was written.
     record: RefCell<Option<RunRecord>>,
 }
@@ -331,6 +343,8 @@ impl Witness for Noted<'_> {
             exit: None,
             skipped: skipped.iter().map(ToString::to_string).collect(),
             updating: false,
+            reboots: self.reboots.clone(),
+            stays: false,
         };
         let c = self.container;
         let (id, durability) = (c.id(), c.config().durability());
