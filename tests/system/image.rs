@@ -10,7 +10,7 @@ use stockade::Rootfs;
 use stockade::container::{ContainerBuilder, ContainerConfig};
 
 /// How long a boot or an orderly end may take on a slow machine.
-pub(crate) const SOON: Duration = Duration::from_secs(240);
+pub(crate) const SOON: Duration = Duration::from_secs(60);
 
 /// A copy of a fixture.
 pub(crate) struct Image {
