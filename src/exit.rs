@@ -57,6 +57,17 @@ impl ExitStatus {
         }
     }
 
+    /// Whether the first process of a pid namespace has ended by `reboot(2)` with a request to restart: the kernel then
+    /// kills it with `SIGHUP`, which nothing else in the namespace can do.
+    pub fn is_reboot(self) -> bool {
+        matches!(self, Self::Signaled { signal: libc::SIGHUP, .. })
+    }
+
+    /// The same with a request to halt or to power off: killed by `SIGINT`.
+    pub fn is_halt(self) -> bool {
+        matches!(self, Self::Signaled { signal: libc::SIGINT, .. })
+    }
+
     /// What a shell would show in `$?`: the code, or 128 plus the signal's number; `None` where unknown.
     pub fn shell_code(self) -> Option<i32> {
         match self {

@@ -151,10 +151,10 @@ pub use runtime::{CpuBalance, CpuPlacement, CpuWatch, Placement, Runtime, Runtim
 #[cfg(feature = "systemd")]
 pub use runtime::{Manager, SystemdScope};
 pub use signal::Signal;
-#[cfg(feature = "vm")]
-pub use vm::{Vm, VmConfig};
 #[doc(hidden)]
 pub use spawn::Fault;
+#[cfg(feature = "vm")]
+pub use vm::{Vm, VmConfig};
 
 /// Compiles the examples of the README.
 #[cfg(doctest)]

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use super::handle::Container;
 use super::live::Live;
+use super::reboot::Patience;
 use super::tail::{Settings, tail};
 use super::{payload, streams};
 use crate::caps::{CapSet, CapabilitySets};
@@ -60,7 +61,14 @@ impl Container {
 
     fn exec_inner(&self, options: ExecOptions) -> Result<Process> {
         check(&options)?;
+        self.settle_if_ended()?;
+        self.follow_reboot(Patience::None)?;
         let live = self.live()?;
+        self.exec_in(&live, options)
+    }
+
+    /// As `exec`, in this run.
+    pub(super) fn exec_in(&self, live: &Live, options: ExecOptions) -> Result<Process> {
         let config = self.config();
         let host = &self.runtime.inner().host;
         let deadline = Deadline::from(options.deadline);
@@ -148,7 +156,7 @@ impl Container {
         let sent = started.send(&mut plan, &fds);
         started.or_its_own(&plan, sent)?;
         let running = started.wait_exec(&plan, deadline, cancel.as_ref());
-        let running = running.map_err(|e| explain(e, &live))?;
+        let running = running.map_err(|e| explain(e, live))?;
         let child = Arc::new(running.child);
         live.guests.reap();
         if let Err(e) = live.guests.add(&child) {

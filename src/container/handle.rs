@@ -48,7 +48,12 @@ pub(super) enum Run {
     /// The first process is there, or its end has not been looked at yet.
     Live(Arc<Live>),
     /// It has ended, and what belonged to the run is removed.
-    Ended { exit: ExitStatus, started_at: SystemTime },
+    Ended {
+        exit: ExitStatus,
+        started_at: SystemTime,
+        /// It has rebooted itself and is to be started again; and when that was done before, in milliseconds since 1970.
+        reboots: Option<Vec<u64>>,
+    },
     /// The container is deleted.
     Deleted,
 }

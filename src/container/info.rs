@@ -1,14 +1,16 @@
 //! What is known of a container, and waiting for its end.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 use super::handle::{Container, Run};
 use super::live::never_ran;
+use super::reboot::Patience;
 use crate::error::Result;
 use crate::exit::ExitStatus;
 use crate::instance::{InstanceInfo, InstanceKind, Status, WaitOptions};
 use crate::namespaces::{Namespace, NamespaceKind};
-use crate::op::{Action, Deadline};
+use crate::op::{Action, Cancel, Deadline};
 
 impl Container {
     /// Its state now; see [`Instance::status`](crate::instance::Instance::status).
@@ -22,8 +24,11 @@ impl Container {
         if self.settle_if_ended().is_err() {
             return Status::Error;
         }
+        // Where that fails it is stopped, and says so.
+        let _ = self.follow_reboot(Patience::None);
         let live = match &*self.run() {
-            Run::Live(live) => std::sync::Arc::clone(live),
+            Run::Live(live) => Arc::clone(live),
+            Run::Ended { .. } if self.lock.current() == Some(Action::Restart) => return Status::Starting,
             _ => return Status::Stopped,
         };
         match live.cgroup.as_ref().map(|cg| cg.state()) {
@@ -51,7 +56,7 @@ impl Container {
                 info.id_map = live.id_map.clone();
                 info.skipped_limits = live.skipped();
             }
-            Run::Ended { exit, started_at } => {
+            Run::Ended { exit, started_at, .. } => {
                 info.exit_status = Some(*exit);
                 info.started_at = Some(*started_at);
             }
@@ -94,14 +99,28 @@ impl Container {
     /// # Errors
     /// As there.
     pub fn wait_with(&self, options: WaitOptions) -> Result<ExitStatus> {
-        let live = match &*self.run() {
-            Run::Live(live) => Ok(std::sync::Arc::clone(live)),
-            Run::Ended { exit, .. } => return Ok(*exit),
-            Run::Never => Err(never_ran()),
-            Run::Deleted => Err(self.gone()),
-        };
-        let deadline = Deadline::from(options.deadline);
-        let ended = live.and_then(|live| self.wait_and_settle(&live, deadline, options.cancel.as_ref()));
+        let ended = self.wait_through_reboots(Deadline::from(options.deadline), options.cancel.as_ref());
         ended.map_err(|e| e.with_op("wait").with_instance(self.id()))
+    }
+
+    fn wait_through_reboots(&self, deadline: Deadline, cancel: Option<&Cancel>) -> Result<ExitStatus> {
+        let patience = Patience::Until(deadline, cancel);
+        loop {
+            self.follow_reboot(patience)?;
+            let live = match &*self.run() {
+                Run::Live(live) => Arc::clone(live),
+                Run::Ended { reboots: Some(_), .. } => continue,
+                Run::Ended { exit, .. } => return Ok(*exit),
+                Run::Never => return Err(never_ran()),
+                Run::Deleted => return Err(self.gone()),
+            };
+            let exit = self.wait_and_settle(&live, deadline, cancel)?;
+            self.follow_reboot(patience)?;
+            // Another run, whoever began it, goes on with one that ended by a reboot.
+            let goes_on = matches!(&*self.run(), Run::Live(now) if !Arc::ptr_eq(now, &live));
+            if !(goes_on && self.is_to_follow(&live.record, exit)) {
+                return Ok(exit);
+            }
+        }
     }
 }

@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use super::console;
 use super::handle::{Container, Run};
 use super::nics;
 use crate::cgroup::Cgroup;
@@ -24,6 +25,8 @@ pub(super) struct Live {
     /// What this process has in the same pid namespace.
     pub(super) guests: Arc<Guests>,
     pub(super) cgroup: Option<Cgroup>,
+    /// Who keeps its console, where it has one.
+    pub(super) keeper: Option<Child>,
     pub(super) id_map: Option<IdMap>,
     pub(super) started_at: SystemTime,
     pub(super) record: RunRecord,
@@ -40,6 +43,13 @@ impl Live {
 
     pub(super) fn set_skipped(&self, skipped: Vec<String>) {
         *self.skipped.lock().unwrap_or_else(PoisonError::into_inner) = Some(skipped);
+    }
+}
+
+impl Live {
+    /// Whether the first process has ended.
+    pub(super) fn has_ended(&self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
     }
 }
 
@@ -106,11 +116,18 @@ impl Container {
             Run::Live(current) if Arc::ptr_eq(current, live) => {}
             _ => return Ok(()),
         }
-        let ended = Run::Ended { exit, started_at: live.started_at };
+        let stays = exit.is_reboot() && self.is_being_ended()?;
+        let record = RunRecord { exit: Some(exit), stays, ..live.record.clone() };
+        let mut follows = self.is_to_follow(&record, exit);
+        let started_at = live.started_at;
+        let ended = |follows: bool| {
+            let reboots = follows.then(|| live.record.reboots.clone());
+            Run::Ended { exit, started_at, reboots }
+        };
         match &guard {
             Err(e) if e.kind() == ErrorKind::Timeout => {
                 // Another runtime is at work on the container, and removes the rest.
-                *run = ended;
+                *run = ended(follows);
                 return Ok(());
             }
             _ => {}
@@ -118,13 +135,20 @@ impl Container {
         let _guard = guard?;
         let store = &self.runtime.inner().store;
         let mut written = false;
-        if let Ok(Some(record)) = store.load_run(&self.id()) {
-            written = record.exit.is_some();
-            if !record.is_same_run(&live.record) {
+        if let Ok(Some(found)) = store.load_run(&self.id()) {
+            written = found.exit.is_some();
+            if written {
+                // Whoever wrote it down knew whether it was ended on purpose.
+                follows = self.is_to_follow(&found, exit);
+            }
+            if !found.is_same_run(&live.record) {
                 // Another runtime has seen this end and started it anew: the cgroup and the record are the new run's.
-                *run = self.find_run(record)?.unwrap_or(ended);
+                *run = self.find_run(found)?.unwrap_or(ended(false));
                 return Ok(());
             }
+        }
+        if let Some(keeper) = &live.keeper {
+            console::let_finish(keeper);
         }
         if let Some(cgroup) = &live.cgroup {
             remove_cgroup(cgroup)?;
@@ -132,9 +156,9 @@ impl Container {
         nics::remove(&live.record.host_links, &self.uuid, Deadline::after(SETTLE))?;
         // Another process that looks for an ephemeral one before it is deleted finds it ended, with status unknown.
         if !ephemeral && !written {
-            self.write_end(RunRecord { exit: Some(exit), ..live.record.clone() })?;
+            self.write_end(record)?;
         }
-        *run = ended;
+        *run = ended(follows);
         drop(run);
         if self.config().allots_cpus() {
             self.runtime.settle_cpus();

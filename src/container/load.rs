@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Pid;
 
+use super::console::{find_keeper, let_finish};
 use super::handle::{Container, ContainerRecord, Run};
 use super::live::Live;
 use crate::cgroup::Cgroup;
@@ -90,7 +91,7 @@ impl Container {
         }
         let started_at = record.started_at;
         if let Some(exit) = record.exit {
-            return Ok(Some(Run::Ended { exit, started_at }));
+            return Ok(Some(self.ended(&record, exit)));
         }
         let Some(child) = find_process(&record) else { return self.bury(&record) };
         if !self.wait_for_start(&child)? {
@@ -100,7 +101,9 @@ impl Container {
         let id_map = self.id_map_of(&child)?;
         let (child, guests) = (Arc::new(child), Arc::default());
         let skipped = Mutex::default();
-        Ok(Some(Run::Live(Arc::new(Live { child, guests, cgroup, id_map, started_at, record, skipped }))))
+        let keeper = cgroup.as_ref().and_then(find_keeper);
+        let live = Live { child, guests, cgroup, keeper, id_map, started_at, record, skipped };
+        Ok(Some(Run::Live(Arc::new(live))))
     }
 
     /// Removes what is left of a run that ended while nobody looked.
@@ -113,20 +116,29 @@ impl Container {
             // One that begins or has begun since: the next look finds it.
             _ => return Ok(None),
         };
-        let started_at = record.started_at;
         if let Some(exit) = record.exit {
-            return Ok(Some(Run::Ended { exit, started_at }));
+            return Ok(Some(self.ended(&record, exit)));
         }
         if let Some(cgroup) = self.cgroup_of(&record) {
+            if let Some(keeper) = find_keeper(&cgroup) {
+                let_finish(&keeper);
+            }
             super::live::remove_cgroup(&cgroup)?;
         }
         super::nics::remove(&record.host_links, &self.uuid, Deadline::after(START))?;
-        let exit = ExitStatus::Unknown;
-        self.write_end(RunRecord { exit: Some(exit), ..record })?;
+        let exit = self.end_seen_by_keeper().unwrap_or(ExitStatus::Unknown);
+        let record = RunRecord { exit: Some(exit), ..record };
+        let ended = self.ended(&record, exit);
+        self.write_end(record)?;
         if self.config().allots_cpus() {
             self.runtime.settle_cpus();
         }
-        Ok(Some(Run::Ended { exit, started_at }))
+        Ok(Some(ended))
+    }
+
+    fn ended(&self, record: &RunRecord, exit: ExitStatus) -> Run {
+        let reboots = self.is_to_follow(record, exit).then(|| record.reboots.clone());
+        Run::Ended { exit, started_at: record.started_at, reboots }
     }
 
     /// The record of a run is there before its program runs. Nobody may take the process for the container until it

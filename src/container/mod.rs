@@ -1,6 +1,7 @@
 //! System and application containers.
 
 mod config;
+mod console;
 mod delete;
 mod devices;
 mod erase;
@@ -8,6 +9,7 @@ mod exec;
 mod freeze;
 mod handle;
 mod info;
+mod init;
 mod kill;
 mod live;
 mod load;
@@ -16,28 +18,31 @@ mod networks;
 mod nics;
 mod payload;
 mod pool;
+mod reboot;
 mod rename;
 mod restart;
 mod start;
 mod stock;
 mod stop;
 mod streams;
+mod supervise;
 mod tail;
 mod update;
 mod verbs;
 
 pub use config::{
-    BindMount, CgroupConfig, ContainerBuilder, ContainerConfig, DEFAULT_PATH, EtcFile, IdMapConfig, IpNet,
-    MacAddress, Mount, MountOptions, MountSet, Network, Nic, NicKind, Problem, Propagation, SeccompConfig,
-    TmpfsMount,
+    BindMount, CgroupConfig, ContainerBuilder, ContainerConfig, DEFAULT_PATH, EtcFile, IdMapConfig,
+    InitRequest, IpNet, MacAddress, Mount, MountOptions, MountSet, Nesting, Network, Nic, NicKind, OnReboot,
+    Problem, Propagation, SeccompConfig, SystemConfig, SystemIdentity, TmpfsMount,
 };
 pub use exec::{Output, Process};
 pub use handle::Container;
-#[cfg(feature = "vm")]
-pub(crate) use handle::new_uuid;
 #[cfg(feature = "fuzzing")]
 pub(crate) use handle::ContainerRecord;
+#[cfg(feature = "vm")]
+pub(crate) use handle::new_uuid;
 pub(crate) use live::remove_cgroup;
 pub(crate) use networks::{Networks, Taken as TakenNetwork};
 pub use nics::{AddressScope, InterfaceAddress, InterfaceCounters, InterfaceState, LinkState};
 pub(crate) use pool::{Pool, Sandbox};
+pub use supervise::Supervisor;

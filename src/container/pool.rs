@@ -67,6 +67,7 @@ impl Sandbox {
         let request = Request {
             host: &inner.host,
             config: template,
+            uuid: &sandbox.uuid,
             users: sandbox.id_map.as_ref().map_or(UserNamespace::Host, UserNamespace::New),
             groups: inner.host.set_groups(),
             cgroup: sandbox.cgroup.as_ref(),

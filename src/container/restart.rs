@@ -1,6 +1,8 @@
 //! Restarting: an end and a start as one action.
 
 use super::handle::Container;
+use super::init::Wish;
+use super::stop::Ask;
 use crate::error::Result;
 use crate::instance::{RestartMode, RestartOptions, StartOptions};
 use crate::op::{Action, Deadline};
@@ -27,7 +29,8 @@ impl Container {
             match options.mode {
                 RestartMode::Graceful(grace) => {
                     let _part = guard.nested(Action::Shutdown);
-                    self.shutdown_locked(None, deadline.at_most(grace), cancel)?;
+                    let ask = Ask { wish: Wish::Reboot, ..Ask::default() };
+                    self.shutdown_locked(&ask, deadline.at_most(grace), cancel)?;
                 }
                 _ => {
                     let _part = guard.nested(Action::Stop);

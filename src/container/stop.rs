@@ -3,15 +3,12 @@
 use std::sync::Arc;
 
 use super::handle::{Container, Run};
+use super::init::{self, Asked, Wish};
 use super::live::Live;
 use crate::error::{Error, ErrorKind, Result};
-use crate::instance::{ShutdownOptions, StopOptions};
+use crate::instance::{AtDeadline, DEFAULT_DEADLINE, ShutdownOptions, StopOptions};
 use crate::op::{Action, Cancel, Deadline};
 use crate::signal::Signal;
-
-/// `SIGRTMIN+3` of the C libraries' numbering: glibc counts from 34. musl counts from 35, but systemd listens to
-/// 37 wherever it was built.
-const SYSTEMD_HALT: u8 = 37;
 
 impl Container {
     /// Stops it by force with default options.
@@ -30,6 +27,9 @@ impl Container {
         let deadline = Deadline::from(options.deadline);
         let cancel = options.cancel.as_ref();
         let stopped = (|| {
+            if self.end_of_reboot(deadline, cancel)? {
+                return self.delete_if_ephemeral();
+            }
             // A shutdown that waits is overtaken: its first process is about to go.
             let live = self.live()?;
             if self.lock.current() == Some(Action::Shutdown) || self.other_action()? == Some(Action::Shutdown)
@@ -102,17 +102,22 @@ impl Container {
     /// As there.
     pub fn shutdown_with(&self, options: ShutdownOptions) -> Result<()> {
         let deadline = Deadline::from(options.deadline);
-        let done = self.begin(Action::Shutdown).and_then(|_guard| {
-            self.shutdown_locked(options.signal, deadline, options.cancel.as_ref())?;
+        let done = (|| {
+            if self.end_of_reboot(deadline, options.cancel.as_ref())? {
+                return self.delete_if_ephemeral();
+            }
+            let _guard = self.begin(Action::Shutdown)?;
+            let ask = Ask { wish: Wish::Halt, signal: options.signal, at_deadline: options.at_deadline };
+            self.shutdown_locked(&ask, deadline, options.cancel.as_ref())?;
             self.delete_if_ephemeral()
-        });
+        })();
         self.named(Action::Shutdown, done)
     }
 
     /// As `shutdown_with`, under an action of the caller's, and without deleting an ephemeral container.
     pub(super) fn shutdown_locked(
         &self,
-        signal: Option<Signal>,
+        ask: &Ask,
         deadline: Deadline,
         cancel: Option<&Cancel>,
     ) -> Result<()> {
@@ -122,43 +127,48 @@ impl Container {
         {
             cgroup.thaw(deadline.instant())?;
         }
-        let signal = match signal {
-            Some(signal) => signal,
-            None => halt_signal(live.child.id())?,
-        };
-        match live.child.signal(signal) {
-            // It ended a moment ago.
-            Err(e) if e.kind() == ErrorKind::InvalidState => {}
-            other => other?,
+        let mut asked = None;
+        let ended = match ask.signal {
+            Some(signal) => init::send(&live, signal).map(|()| Asked::Signal(signal)),
+            None => self.ask_init(&live, ask.wish, deadline, cancel),
         }
-        self.wait_and_settle(&live, deadline, cancel).map(drop).map_err(|e| {
-            if e.kind() == ErrorKind::Timeout {
-                e.detail(format!("the first process still runs after {signal}")).hint(
-                    "it may ignore that signal: name another one in ShutdownOptions, or stop it by force",
-                )
-            } else {
-                e
+        .and_then(|was| {
+            asked = Some(was);
+            self.wait_and_settle(&live, deadline, cancel).map(drop)
+        });
+        match ended {
+            Err(e) if e.kind() == ErrorKind::Timeout && ask.at_deadline == AtDeadline::Kill => {
+                self.force_stop(&live, Deadline::after(DEFAULT_DEADLINE), cancel)
             }
-        })
+            Err(e) if e.kind() == ErrorKind::Timeout => {
+                let asked = asked.map_or_else(|| "it was asked".to_owned(), |asked| asked.to_string());
+                Err(e.detail(format!("the first process still runs after {asked}")).hint(
+                    "it may ignore that: name another signal in ShutdownOptions or another way in SystemConfig, or \
+                     stop it by force",
+                ))
+            }
+            done => done,
+        }
+    }
+
+    /// Whether it had rebooted itself and was about to be started again: it stays stopped then.
+    fn end_of_reboot(&self, deadline: Deadline, cancel: Option<&Cancel>) -> Result<bool> {
+        self.settle_if_ended()?;
+        self.give_up_reboot(deadline, cancel)
     }
 }
 
-/// The signal that asks a first process to end: `SIGRTMIN+3` for systemd, `SIGPWR` for other inits, `SIGTERM` for
-/// anything else. Inits are told by the name of what they execute.
-fn halt_signal(pid: u32) -> Result<Signal> {
-    let exe = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
-    let name = exe.file_name().and_then(|n| n.to_str()).unwrap_or("");
-    match name {
-        "systemd" => Signal::new(i32::from(SYSTEMD_HALT)),
-        "init" | "busybox" | "runit-init" | "openrc-init" | "sysvinit" if is_init(pid) => Ok(Signal::PWR),
-        _ => Ok(Signal::TERM),
-    }
+/// How the first process is asked to end.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ask {
+    pub(super) wish: Wish,
+    /// This signal, in place of what the wish means to it.
+    pub(super) signal: Option<Signal>,
+    pub(super) at_deadline: AtDeadline,
 }
 
-/// Whether a process was executed as an init: busybox is one only under that name.
-fn is_init(pid: u32) -> bool {
-    let cmdline = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    let argv0 = cmdline.split(|b| *b == 0).next().unwrap_or_default();
-    let base = argv0.rsplit(|b| *b == b'/').next().unwrap_or_default();
-    [&b"init"[..], b"linuxrc", b"runit-init", b"openrc-init"].contains(&base)
+impl Default for Ask {
+    fn default() -> Self {
+        Self { wish: Wish::Halt, signal: None, at_deadline: AtDeadline::Fail }
+    }
 }

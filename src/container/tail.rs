@@ -49,6 +49,8 @@ pub(super) struct Tail {
     /// Whether the host takes the filter's notify descriptor. Otherwise calls that it would be asked about fail
     /// with `ENOSYS`, which is the kernel's answer without a listener.
     pub(super) listens: bool,
+    /// Whether a stream that is null is the console.
+    pub(super) console: bool,
     /// Whether the bounding set has been dropped already.
     pub(super) bounded: bool,
     /// Limits that the child sets itself.
@@ -96,6 +98,7 @@ impl Settings {
             no_new_privs: self.no_new_privs,
             seccomp: filter(&self.seccomp)?,
             listens: false,
+            console: false,
             bounded: false,
             rlimits: Vec::new(),
             personality: self.personality,
@@ -124,7 +127,7 @@ pub(super) fn bound(plan: &mut Plan, t: &Tail) {
 
 /// Adds the tail to `plan`.
 pub(super) fn tail(plan: &mut Plan, streams: &[Stream; 3], t: &Tail) {
-    add_streams(plan, streams);
+    add_streams(plan, streams, t.console);
     for (resource, limit) in &t.rlimits {
         plan.rlimit(resource.name(), resource.number(), limit.soft(), limit.hard());
     }
@@ -152,12 +155,16 @@ pub(super) fn tail(plan: &mut Plan, streams: &[Stream; 3], t: &Tail) {
     plan.exec(&t.args[0], &candidates, &t.args, &t.env);
 }
 
-fn add_streams(plan: &mut Plan, streams: &[Stream; 3]) {
+fn add_streams(plan: &mut Plan, streams: &[Stream; 3], console: bool) {
     let mut null = None;
     for (n, stream) in (0..).zip(streams) {
         let from = match stream {
             Stream::Inherit => continue,
             Stream::Given(fd) => *fd,
+            Stream::Null if console => *null.get_or_insert_with(|| {
+                let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NOCTTY;
+                plan.open("open the console", "/dev/console", flags.bits())
+            }),
             Stream::Null => *null.get_or_insert_with(|| {
                 plan.open("open the null device", "/dev/null", rustix::fs::OFlags::RDWR.bits())
             }),

@@ -39,8 +39,8 @@ pub use exec::{Exec, ExecOptions, Process};
 pub use info::InstanceInfo;
 pub use metrics::Metrics;
 pub use options::{
-    DEFAULT_DEADLINE, DeleteMode, DeleteOptions, FreezeOptions, KillOptions, KillTarget, RestartMode,
-    RestartOptions, ShutdownOptions, StartOptions, StopOptions, UpdateOptions, WaitOptions,
+    AtDeadline, DEFAULT_DEADLINE, DeleteMode, DeleteOptions, FreezeOptions, KillOptions, KillTarget,
+    RestartMode, RestartOptions, ShutdownOptions, StartOptions, StopOptions, UpdateOptions, WaitOptions,
 };
 pub use status::{InstanceKind, Status};
 pub use stdio::{Pipes, Stdio};

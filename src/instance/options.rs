@@ -153,23 +153,40 @@ impl Default for StopOptions {
     }
 }
 
+/// What a shutdown does with an instance that has not ended at the deadline.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum AtDeadline {
+    /// Fail with [`Timeout`](crate::ErrorKind::Timeout); it keeps running.
+    #[default]
+    Fail,
+    /// Kill every process of it, as `stop` does.
+    Kill,
+}
+
 /// Options of [`Instance::shutdown_with`](crate::instance::Instance::shutdown_with).
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ShutdownOptions {
-    /// How long the instance has to end: 30 s unless told otherwise. When it has not, the call fails with
-    /// [`Timeout`](crate::ErrorKind::Timeout) and the instance keeps running.
+    /// How long the instance has to end: 30 s unless told otherwise.
     pub deadline: Option<Duration>,
     /// Ends the wait early. The signal is not taken back.
     pub cancel: Option<Cancel>,
-    /// The signal that asks for the end. `None` takes the one that the first process understands:
-    /// `SIGRTMIN+3` for systemd, `SIGPWR` for other inits, `SIGTERM` for anything else.
+    /// The signal that asks for the end. `None` takes the way that the first process understands, a signal or a command;
+    /// see [`InitRequest`](crate::container::InitRequest).
     pub signal: Option<Signal>,
+    /// What happens when it has not ended by then.
+    pub at_deadline: AtDeadline,
 }
 
 impl Default for ShutdownOptions {
     fn default() -> Self {
-        Self { deadline: Some(DEFAULT_DEADLINE), cancel: None, signal: None }
+        Self {
+            deadline: Some(DEFAULT_DEADLINE),
+            cancel: None,
+            signal: None,
+            at_deadline: AtDeadline::default(),
+        }
     }
 }
 
@@ -178,6 +195,13 @@ impl ShutdownOptions {
     #[must_use]
     pub fn signal(mut self, signal: Signal) -> Self {
         self.signal = Some(signal);
+        self
+    }
+
+    /// Sets what happens when it has not ended at the deadline.
+    #[must_use]
+    pub fn at_deadline(mut self, at_deadline: AtDeadline) -> Self {
+        self.at_deadline = at_deadline;
         self
     }
 }
@@ -189,7 +213,7 @@ pub enum RestartMode {
     /// Kill every process, as `stop` does.
     #[default]
     Forced,
-    /// Ask the first process to end, as `shutdown` does. If it does not in this time, the restart fails with
+    /// Ask the first process to reboot, or, where it knows no such thing, to end as `shutdown` does. If it does not in this time, the restart fails with
     /// [`Timeout`](crate::ErrorKind::Timeout) and the instance keeps running.
     Graceful(Duration),
 }

@@ -379,6 +379,25 @@ impl Plan {
         self.on(what, at, code::CREATE_FILE, args);
     }
 
+    /// Makes a terminal in the container's devpts and binds it to the new file `target`. The host gets its master.
+    pub(crate) fn terminal(&mut self, target: &str) {
+        let at = self.text(target);
+        self.on("make a terminal", at, code::TERMINAL, [at.into(), 0, 0, 0, 0]);
+    }
+
+    /// Gives a file of the root file system this content, if it is there and can be written. No link is followed.
+    pub(crate) fn write_over(&mut self, what: &'static str, path: &str, data: &[u8]) {
+        let at = self.text(path);
+        let bytes = self.bytes(data);
+        self.on(what, at, code::WRITE_OVER, [at.into(), bytes.into(), data.len() as u64, 0, 0]);
+    }
+
+    /// Ends the plan: the child keeps the terminals whose masters came in `count` slots from `first` on.
+    pub(crate) fn keep_terminals(&mut self, first: u8, count: u8, file: Fd, size: u64, until: Fd) {
+        let args = [u64::from(first), u64::from(count), file.encode(), size, until.encode()];
+        self.none("keep the terminals", code::KEEP_TERMINALS, args);
+    }
+
     /// Ends the plan: the child waits for another one.
     pub(crate) fn park(&mut self) {
         self.none("wait for the next plan", code::NEXT_PLAN, [0; 5]);

@@ -103,6 +103,16 @@ impl Child {
         self.status.lock().unwrap_or_else(|e| e.into_inner())
     }
 
+    /// How it has ended, of a process that its parent has not reaped yet: field 52 of `proc_pid_stat(5)`. That reads 0 for
+    /// who may not know it, so 0 says nothing.
+    fn status_of_zombie(&self) -> Option<pidfd::Ended> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id())).ok()?;
+        let fields: Vec<&str> = stat.rsplit(") ").next()?.split_whitespace().collect();
+        let status: i32 = fields.get(49)?.parse().ok()?;
+        let is_it = fields.first() == Some(&"Z") && pidfd::send_signal(self.pidfd.as_fd(), 0).is_ok();
+        (is_it && status != 0).then(|| pidfd::Ended::from_wait_status(status))
+    }
+
     /// Takes the status of the ended process from the kernel.
     fn collect(&self) -> Result<ExitStatus> {
         let fd = self.pidfd.as_fd();
@@ -114,7 +124,7 @@ impl Child {
             Err(Errno::CHILD) => {
                 let end = Instant::now() + FOREIGN_REAP;
                 loop {
-                    if let Some(ended) = pidfd::exit_info(fd) {
+                    if let Some(ended) = pidfd::exit_info(fd).or_else(|| self.status_of_zombie()) {
                         return Ok(ended.into());
                     }
                     if Instant::now() >= end {

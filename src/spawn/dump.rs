@@ -48,6 +48,11 @@ fn row(op: u16) -> (&'static str, &'static [Arg]) {
         code::MARKER => ("marker", &[]),
         code::NEXT_PLAN => ("next_plan", &[]),
         code::NETWORK_SOCKET => ("network_socket", &[]),
+        code::KEEP_TERMINALS => {
+            ("keep_terminals", &[Number("slot"), Number("count"), Fd("file"), Number("size"), Fd("until")])
+        }
+        code::TERMINAL => ("terminal", &[Text("at")]),
+        code::WRITE_OVER => ("write_over", &[Text("path"), Data("data")]),
         code::CLOSE_INHERITED => ("close_inherited", &[]),
         code::EXEC => ("exec", &[List("path"), List("argv"), List("env")]),
         code::FAULT => ("fault", &[Number("errno")]),

@@ -74,6 +74,7 @@ pub(crate) fn launch(spec: &Spec<'_>) -> Result<Started> {
         parked: false,
         listener: None,
         network: None,
+        terminals: Vec::new(),
         failure: None,
         lent,
     })
@@ -131,6 +132,8 @@ pub(crate) struct Started {
     listener: Option<OwnedFd>,
     /// The socket of the child's network namespace.
     network: Option<OwnedFd>,
+    /// Masters of the terminals that the child made.
+    terminals: Vec<OwnedFd>,
     /// What the child told of its failure.
     failure: Option<Error>,
     /// What the child ran on before it executed stage-2.
@@ -281,7 +284,11 @@ impl Started {
             joiner.wait(deadline, cancel)?;
         }
         match self.child.take() {
-            Some(child) => Ok(Running { child, listener: self.listener.take() }),
+            Some(child) => Ok(Running {
+                child,
+                listener: self.listener.take(),
+                terminals: std::mem::take(&mut self.terminals),
+            }),
             None => Err(Error::new(ErrorKind::Died, "look up the child")),
         }
     }
@@ -306,6 +313,7 @@ impl Started {
             (abi::PARKED, _) => self.parked = true,
             (abi::LISTENER, Some(fd)) => self.listener = Some(fd),
             (abi::NETWORK, Some(fd)) => self.network = Some(fd),
+            (abi::TERMINAL, Some(fd)) => self.terminals.push(fd),
             (abi::SIBLING, Some(fd)) => {
                 let pid = i32::try_from(record.value).ok().and_then(Pid::from_raw);
                 let pid =
@@ -396,6 +404,8 @@ pub(crate) struct Running {
     pub(crate) child: Child,
     /// The seccomp notify descriptor, where the filter asked for one.
     pub(crate) listener: Option<OwnedFd>,
+    /// Masters of the terminals that the plan made, in order.
+    pub(crate) terminals: Vec<OwnedFd>,
 }
 
 fn send_plan(sock: BorrowedFd<'_>, plan: &Plan, fds: &[BorrowedFd<'_>]) -> Result<()> {

@@ -20,6 +20,7 @@ pub(crate) use builder::{CapMasks, FsConfig, MaskFrom, Mount, Tolerate};
 pub(crate) use child::{Child, Readiness, wait_for};
 pub use fault::Fault;
 pub(crate) use guests::Guests;
+pub(crate) use interp::abi::ring;
 pub(crate) use launch::{Running, Spec, Stage2, Started, Strategy, launch};
 pub(crate) use plan::{Fd, Plan};
 pub(crate) use spawner::Spawner;

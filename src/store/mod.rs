@@ -43,6 +43,8 @@ pub(crate) const SCHEMA: u32 = 2;
 
 const RECORD: &str = "record.json";
 const RUN: &str = "run.json";
+/// The last output of the instance's console, in the directory of its runs.
+pub(crate) const CONSOLE: &str = "console";
 
 /// Where an instance's record lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -357,6 +359,7 @@ impl Store {
         // Not by moving the directory away: a new instance may take its place at any moment. That has a record from the
         // first, and no run yet, as a start needs the lock.
         if self.holder(&place)?.is_none() {
+            self.run.unlink(&format!("{place}/{CONSOLE}"))?;
             self.run.unlink(&format!("{place}/{RUN}"))?;
             self.run.remove_if_empty(&place);
         }

@@ -43,6 +43,12 @@ pub(crate) struct RunRecord {
     /// A change of its limits is on its way: after a crash the record of the instance says what they are to be.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) updating: bool,
+    /// When it was started again after it had rebooted itself, most recently last: milliseconds since 1970.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) reboots: Vec<u64>,
+    /// However it has ended, it is not to be started again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) stays: bool,
 }
 
 impl RunRecord {

@@ -38,6 +38,8 @@ fn run_record() -> RunRecord {
         skipped: Vec::new(),
         host_links: Vec::new(),
         updating: false,
+        reboots: Vec::new(),
+        stays: false,
     }
 }
 

@@ -23,7 +23,7 @@ pub(crate) enum Ended {
 }
 
 impl Ended {
-    fn from_wait_status(status: i32) -> Self {
+    pub(crate) fn from_wait_status(status: i32) -> Self {
         if libc::WIFEXITED(status) {
             Self::Exited(libc::WEXITSTATUS(status))
         } else {

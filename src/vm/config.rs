@@ -284,7 +284,8 @@ mod tests {
             .build()
             .unwrap_err()
             .to_string();
-        for part in ["id:", "kernel:", "vcpus:", "2097152 bytes", "4000 bytes", "zero byte", "console_ring:"] {
+        for part in ["id:", "kernel:", "vcpus:", "2097152 bytes", "4000 bytes", "zero byte", "console_ring:"]
+        {
             assert!(wrong.contains(part), "{wrong} lacks {part}");
         }
         for memory in [0, 31 << 20, u64::MAX] {
@@ -294,7 +295,8 @@ mod tests {
 
     #[test]
     fn records_keep_what_was_set() {
-        let config = VmConfig::builder("p/a").kernel("/k").initramfs("/i").vcpus(4).ephemeral().build().unwrap();
+        let config =
+            VmConfig::builder("p/a").kernel("/k").initramfs("/i").vcpus(4).ephemeral().build().unwrap();
         let text = serde_json::to_string(&config).unwrap();
         assert_eq!(serde_json::from_str::<VmConfig>(&text).unwrap(), config);
         assert!(config.kernel().is_absolute() && config.vcpus() == 4);

@@ -43,7 +43,10 @@ pub(super) enum Run {
     /// In this runtime.
     Live(Arc<Live>),
     /// In another runtime: this process's or another's.
-    Elsewhere { pid: u32, started_at: SystemTime },
+    Elsewhere {
+        pid: u32,
+        started_at: SystemTime,
+    },
     Ended(Ended),
     Deleted,
 }

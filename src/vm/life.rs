@@ -10,8 +10,8 @@ use super::state::{elsewhere, record_of_now};
 use crate::error::{Error, ErrorKind, Result};
 use crate::exit::ExitStatus;
 use crate::instance::{
-    FreezeOptions, KillOptions, Pipes, RestartMode, RestartOptions, ShutdownOptions, StartOptions, Stdio, StopOptions,
-    WaitOptions,
+    FreezeOptions, KillOptions, Pipes, RestartMode, RestartOptions, ShutdownOptions, StartOptions, Stdio,
+    StopOptions, WaitOptions,
 };
 use crate::op::{Action, Cancel, Deadline};
 use crate::signal::Signal;

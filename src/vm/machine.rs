@@ -109,7 +109,8 @@ impl Machine {
             machine.spawn(format!("vm-io:{}", spec.name), None, move |control| event_loop.run(control))?;
         }
         for (id, vcpu) in vcpus.into_iter().enumerate() {
-            machine.spawn(format!("vcpu{id}:{}", spec.name), Some(signal), move |control| vcpu.run(control))?;
+            machine
+                .spawn(format!("vcpu{id}:{}", spec.name), Some(signal), move |control| vcpu.run(control))?;
         }
         Ok(machine)
     }

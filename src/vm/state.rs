@@ -54,9 +54,7 @@ impl Vm {
         *run = match record.exit {
             None if is_there(&record) => Run::Elsewhere { pid: record.pid, started_at },
             // Its process has died, and the machine with it.
-            exit => {
-                Run::Ended(Ended { exit: exit.unwrap_or(ExitStatus::Unknown), started_at, seen: None })
-            }
+            exit => Run::Ended(Ended { exit: exit.unwrap_or(ExitStatus::Unknown), started_at, seen: None }),
         };
         Ok(())
     }
@@ -184,7 +182,10 @@ pub(super) fn record_of_now() -> Result<RunRecord> {
         started_at: std::time::SystemTime::now(),
         exit: None,
         skipped: Vec::new(),
+        host_links: Vec::new(),
         updating: false,
+        reboots: Vec::new(),
+        stays: false,
     })
 }
 

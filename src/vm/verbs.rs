@@ -7,8 +7,9 @@ use super::handle::{Run, Vm, VmRecord};
 use crate::error::{Error, ErrorKind, Result};
 use crate::exit::ExitStatus;
 use crate::instance::{
-    DeleteMode, DeleteOptions, FreezeOptions, Instance, InstanceConfig, InstanceInfo, InstanceKind, KillOptions, Pipes,
-    RestartOptions, ShutdownOptions, StartOptions, Status, StopOptions, WaitOptions, sealed,
+    DeleteMode, DeleteOptions, FreezeOptions, Instance, InstanceConfig, InstanceInfo, InstanceKind,
+    KillOptions, Pipes, RestartOptions, ShutdownOptions, StartOptions, Status, StopOptions, WaitOptions,
+    sealed,
 };
 use crate::name::{InstanceId, InstanceName};
 use crate::op::Action;
@@ -92,9 +93,8 @@ impl Vm {
                 Run::Never | Run::Ended(_) => {}
                 Run::Deleted => return Err(self.gone()),
                 Run::Live(_) | Run::Elsewhere { .. } => {
-                    return Err(
-                        Error::new(ErrorKind::InvalidState, "rename").detail("the virtual machine is running")
-                    );
+                    return Err(Error::new(ErrorKind::InvalidState, "rename")
+                        .detail("the virtual machine is running"));
                 }
             }
             let old = self.id();

@@ -108,8 +108,7 @@ struct Archive {
 impl Archive {
     fn entry(&mut self, name: &str, mode: usize, content: &[u8]) {
         self.entries += 1;
-        let fields =
-            [self.entries, mode, 0, 0, 1, 0, content.len(), 0, 0, 0, 0, name.len() + 1, 0];
+        let fields = [self.entries, mode, 0, 0, 1, 0, content.len(), 0, 0, 0, 0, name.len() + 1, 0];
         self.bytes.extend_from_slice(b"070701");
         for field in fields {
             self.bytes.extend_from_slice(format!("{field:08x}").as_bytes());

@@ -342,7 +342,8 @@ fn twenty_machines_come_and_go_and_leave_nothing() {
     let machines: Vec<Arc<Vm>> = (0..20)
         .map(|n| {
             let guest = if n % 2 == 0 { guests::hello() } else { guests::spin() };
-            let vm = rig.runtime.create(rig.config(&format!("vm-{n}"), &guest).vcpus(1 + n % 3).build().unwrap());
+            let vm =
+                rig.runtime.create(rig.config(&format!("vm-{n}"), &guest).vcpus(1 + n % 3).build().unwrap());
             vm.unwrap()
         })
         .collect();

@@ -9,6 +9,7 @@ use super::ContainerConfig;
 use super::choices::{CgroupConfig, EtcFile, IdMapConfig, Network, SeccompConfig};
 use super::mounts::{Mount, MountSet, Propagation};
 use super::nic::Nic;
+use super::system::SystemConfig;
 use crate::caps::{Capability, CapabilitySets, Securebits};
 use crate::cgroup::{DeviceAccess, DeviceKind, DevicePolicy, DeviceVerdict, Enforce, Limits};
 use crate::instance::{CpuNodes, Cpus};
@@ -190,6 +191,11 @@ impl ContainerConfig {
         self.namespaces
             .is_new(NamespaceKind::Uts)
             .then(|| self.hostname.as_deref().unwrap_or(self.id.name.as_str()))
+    }
+
+    /// What it has as a container that runs a distribution's own init; `None` where it does not.
+    pub fn system_config(&self) -> Option<&SystemConfig> {
+        self.system.as_ref()
     }
 
     /// The NIS domain name to set.

@@ -7,6 +7,7 @@ use super::check::{self, Problem};
 use super::choices::{CgroupConfig, EtcFile, IdMapConfig, Network, SeccompConfig};
 use super::mounts::{Mount, MountSet, Propagation};
 use super::nic::Nic;
+use super::system::SystemConfig;
 use super::{ContainerConfig, InstanceId};
 use crate::caps::{CapabilitySets, Securebits};
 use crate::cgroup::{DevicePolicy, Enforce, Limits};
@@ -398,6 +399,36 @@ impl ContainerBuilder {
     pub fn enforce(mut self, enforce: Enforce) -> Self {
         self.config.enforce = enforce;
         self
+    }
+
+    /// Makes it a **system container**: a whole distribution, whose own init is the first process and which boots, halts and
+    /// reboots as on a machine. The same as [`system_with`](Self::system_with) with the defaults.
+    pub fn system(self) -> Self {
+        self.system_with(SystemConfig::default())
+    }
+
+    /// Makes it a system container, with these options. What is different then:
+    ///
+    /// * its cgroup is [`CgroupConfig::Delegated`], and no path is hidden or read-only but what follows: set these after
+    ///   this call to have them otherwise;
+    /// * `/proc/sys` but for `/proc/sys/net`, and `/proc/sysrq-trigger`, are read-only, and
+    ///   `/proc/sys/kernel/random/boot_id` is new in each start; sysfs is writable, as far as it belongs to its namespaces;
+    /// * `/dev/console` and `/dev/tty1` and so on are terminals of its own devpts. No terminal of the host enters it. A
+    ///   stream that is [`Stdio::Null`](crate::instance::Stdio::Null) is the console. One more process, of 100 KiB, keeps
+    ///   the terminals and what was written last to the console ([`Container::console_log`](crate::Container::console_log)),
+    ///   also when this process ends. It is in the container's cgroup, and counts for its limit of processes;
+    /// * `shutdown` and a graceful `restart` speak to its init
+    ///   ([`InitRequest`](super::InitRequest)), and one that reboots itself is started again
+    ///   ([`OnReboot`](super::OnReboot)).
+    ///
+    /// It needs namespaces of its own of every kind but time, a network that is not the host's, and a user namespace: it
+    /// cannot be privileged. A root file system is the distribution's to write: with a read-only one most do not come
+    /// up.
+    pub fn system_with(mut self, system: SystemConfig) -> Self {
+        self.config.system = Some(system);
+        self.config.masked_paths.clear();
+        self.config.readonly_paths.clear();
+        self.cgroup(CgroupConfig::Delegated)
     }
 
     /// Everything that keeps this from being a configuration; empty where [`build`](Self::build) succeeds.

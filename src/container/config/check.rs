@@ -80,6 +80,7 @@ pub(in crate::container) fn problems(config: &ContainerConfig) -> Vec<Problem> {
     check.names();
     check.sysctls();
     check.found.extend(super::nic::problems(config));
+    check.system();
     for (field, why) in config.limits.problems() {
         check.add(format!("limits.{field}"), why);
     }
@@ -383,6 +384,43 @@ impl Check<'_> {
         let alone = !matches!(c.limits.cpuset_partition, None | Some(Partition::Member));
         if alone && !matches!(c.cpus, Cpus::Set(_)) {
             self.add("cpus", "that nobody else may have (limits.cpuset_partition) must be named as a set");
+        }
+    }
+
+    fn system(&mut self) {
+        let c = self.config;
+        let Some(system) = &c.system else { return };
+        for (field, reason) in system.problems() {
+            self.add(field, reason);
+        }
+        let kinds = [
+            NamespaceKind::Mount,
+            NamespaceKind::Pid,
+            NamespaceKind::Uts,
+            NamespaceKind::Ipc,
+            NamespaceKind::Cgroup,
+        ];
+        for kind in kinds {
+            if !self.new_ns(kind) {
+                self.add("system", format!("needs a new {kind} namespace"));
+            }
+        }
+        for kind in [NamespaceKind::User, NamespaceKind::Net] {
+            if *c.namespaces.get(kind) == NamespaceSource::Host {
+                self.add("system", format!("cannot have the host's {kind} namespace"));
+            }
+        }
+        if c.base_mounts != MountSet::Standard {
+            self.add("system", "needs the standard mounts");
+        }
+        if c.rootfs == Rootfs::Host {
+            self.add("system", "cannot boot the host's own files");
+        }
+        if !c.user.is_root() {
+            self.add("system", "an init runs as root");
+        }
+        if c.cgroup != CgroupConfig::Delegated {
+            self.add("system", "an init makes cgroups of its own: CgroupConfig::Delegated");
         }
     }
 

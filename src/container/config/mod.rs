@@ -6,6 +6,7 @@ mod check;
 mod choices;
 mod mounts;
 mod nic;
+mod system;
 
 #[cfg(test)]
 mod tests;
@@ -23,6 +24,7 @@ pub use self::choices::{CgroupConfig, EtcFile, IdMapConfig, Network, SeccompConf
 pub use self::mounts::{BindMount, Mount, MountOptions, MountSet, Propagation, TmpfsMount};
 pub use self::nic::{IpNet, MacAddress, Nic, NicKind};
 pub(in crate::container) use self::nic::{ROUTED_V4, ROUTED_V6};
+pub use self::system::{InitRequest, Nesting, OnReboot, SystemConfig, SystemIdentity};
 use crate::caps::{CapabilitySets, Securebits};
 use crate::cgroup::{DevicePolicy, Enforce, Limits};
 use crate::error::{Error, Result};
@@ -158,6 +160,8 @@ pub struct ContainerConfig {
     /// `None` for what goes with the privilege.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) devices: Option<DevicePolicy>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) system: Option<SystemConfig>,
 }
 
 impl ContainerConfig {
@@ -203,12 +207,30 @@ impl ContainerConfig {
             cpu_nodes: CpuNodes::Any,
             enforce: Enforce::default(),
             devices: None,
+            system: None,
         }
     }
 
     /// Begins the configuration of the container `name`, or `project/name`.
     pub fn builder(name: impl Into<String>) -> ContainerBuilder {
         ContainerBuilder::new(name.into())
+    }
+
+    /// Begins the configuration of a container that runs a whole distribution with its own init; see
+    /// [`ContainerBuilder::system`].
+    ///
+    /// ```no_run
+    /// use stockade::container::ContainerConfig;
+    /// use stockade::rootfs::Rootfs;
+    ///
+    /// let runtime = stockade::Runtime::open()?;
+    /// let debian = runtime.create(ContainerConfig::system("debian").rootfs(Rootfs::dir("/srv/debian")).build()?)?;
+    /// debian.start()?;
+    /// debian.shutdown()?;
+    /// # Ok::<(), stockade::Error>(())
+    /// ```
+    pub fn system(name: impl Into<String>) -> ContainerBuilder {
+        Self::builder(name).system()
     }
 
     /// The same configuration for another name: after a rename.

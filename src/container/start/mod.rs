@@ -57,6 +57,8 @@ const TTY: InnerGid = InnerGid::new(5);
 pub(super) struct Request<'a> {
     pub(super) host: &'a Host,
     pub(super) config: &'a ContainerConfig,
+    /// Names the instance for ever.
+    pub(super) uuid: &'a str,
     pub(super) users: UserNamespace<'a>,
     /// Whether supplementary groups can be set in it.
     pub(super) groups: SetGroups,
@@ -271,6 +273,8 @@ impl Request<'_> {
             streams,
             tail: self.tail(users)?,
             cgroup2: self.host.has_cgroup2(),
+            boot_id: if self.config.system.is_some() { new_boot_id()? } else { String::new() },
+            machine_id: self.uuid.to_owned(),
         })
     }
 
@@ -298,6 +302,7 @@ impl Request<'_> {
         };
         let mut tail = Settings::of(self.config).tail(self.host, held)?;
         tail.listens = true;
+        tail.console = self.config.system.is_some();
         // Executing stage-2 puts back the stack limit that it found, over what the host has set meanwhile.
         let own = |resource: &Resource| self.sets_own_rlimits() || *resource == Resource::Stack;
         let limits = self.config.rlimits.iter().filter(|(resource, _)| own(resource));
@@ -412,6 +417,12 @@ impl Request<'_> {
         }
         set.union(Settings::of(self.config).needs_before_exec()).bits()
     }
+}
+
+/// A random number in the form of a UUID, with a line feed (`random(4)`).
+fn new_boot_id() -> Result<String> {
+    let path = "/proc/sys/kernel/random/uuid";
+    std::fs::read_to_string(path).map_err(|e| Error::io("make a boot id", e).path(path))
 }
 
 fn borrow(fds: &[OwnedFd]) -> Vec<BorrowedFd<'_>> {

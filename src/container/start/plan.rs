@@ -9,6 +9,7 @@
 
 mod base;
 mod host;
+mod system;
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -99,6 +100,10 @@ pub(super) struct Parts {
     pub(super) tail: Tail,
     /// Whether there is a cgroup2 mount to be had.
     pub(super) cgroup2: bool,
+    /// What a system container takes for the number of this boot, with a line feed.
+    pub(super) boot_id: String,
+    /// The number of its machine.
+    pub(super) machine_id: String,
 }
 
 /// Adds to `plan` everything from becoming root to the program.
@@ -168,6 +173,7 @@ impl Builder<'_> {
         self.plan.detach_top("detach the old root");
         // Only now are paths of the image looked up: the old root lies over `/`, and `..` from there leads to it.
         self.own_mounts(&trees);
+        self.identity_files();
         self.etc_files();
         // The host has made the network interfaces meanwhile. Some sysctls are of one of them.
         if !self.config.nics.is_empty() {
@@ -412,6 +418,7 @@ impl Builder<'_> {
     }
 
     fn read_only(&mut self) {
+        self.kernel_settings();
         for path in &self.config.readonly_paths {
             self.plan.read_only_path(path.as_os_str().as_bytes());
         }

@@ -146,6 +146,7 @@ fn build(place: &Place, case: Case) -> Result<Built> {
     let request = Request {
         host: &host,
         config: &config,
+        uuid: "0123456789abcdef0123456789abcdef",
         users: match user {
             NamespaceSource::Host => UserNamespace::Host,
             NamespaceSource::New => UserNamespace::New(&map),
@@ -265,6 +266,7 @@ fn a_parked_child_first_closes_what_is_not_its_own() {
         let request = Request {
             host: &host,
             config: &config,
+            uuid: "0123456789abcdef0123456789abcdef",
             users: if privileged { UserNamespace::Host } else { UserNamespace::New(&map) },
             groups: host.set_groups(),
             cgroup: None,

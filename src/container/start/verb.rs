@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use super::{Request, Up, UserNamespace, Witness, start};
 use crate::cgroup::{Cgroup, Enforce, Skipped};
 use crate::container::config::CgroupConfig;
+use crate::container::console::Wanted;
 use crate::container::handle::{Container, Run};
 use crate::container::live::{Live, remove_cgroup};
 use crate::container::load::identity;
@@ -48,6 +49,15 @@ impl Container {
 
     /// As `start_with`, under an action of the caller's.
     pub(in crate::container) fn start_locked(&self, options: StartOptions) -> Result<Pipes> {
+        self.start_following(options, Vec::new())
+    }
+
+    /// As `start_locked`, after reboots of its own at these times.
+    pub(in crate::container) fn start_following(
+        &self,
+        options: StartOptions,
+        reboots: Vec<u64>,
+    ) -> Result<Pipes> {
         // Of a new one nobody else can have begun a run; if somebody has, the claim on the record of this run tells.
         let fresh = self.fresh.swap(false, Ordering::Relaxed);
         if !fresh {
@@ -70,6 +80,7 @@ impl Container {
         config.limits.check_host()?;
         self.enable_controllers(&config)?;
         let deadline = Deadline::from(options.deadline);
+        let cancel = options.cancel;
         let (mut sources, mut pipes) = streams::open(options.stdin, options.stdout, options.stderr)?;
         if !config.may_open_null() {
             sources = sources.with_host_null()?;
@@ -125,11 +136,17 @@ impl Container {
             && matches!(users, UserNamespace::Host)
             && config.namespaces.is_new(NamespaceKind::Net);
         let network = if fits { self.runtime.take_network() } else { None };
-        let noted =
-            Noted { container: self, cgroup: cgroup.as_ref(), host_links, record: RefCell::default() };
+        let noted = Noted {
+            container: self,
+            cgroup: cgroup.as_ref(),
+            host_links,
+            reboots,
+            record: RefCell::default(),
+        };
         let request = Request {
             host: &inner.host,
             config: &config,
+            uuid: &self.uuid,
             users,
             groups,
             cgroup: cgroup.as_ref(),
@@ -141,7 +158,7 @@ impl Container {
             runtime_dirs: [&inner.state_dir, &inner.run_dir],
             strategy: inner.host.strategy(),
             deadline,
-            cancel: options.cancel,
+            cancel: cancel.clone(),
             fault: options.fault,
             witness: Some(&noted),
         };
@@ -153,7 +170,20 @@ impl Container {
         drop((sandbox, network));
         let up = up.map_err(|e| inner.host.explain_denied(e)).and_then(|mut up| {
             pipes.seccomp_listener = up.running.listener.take();
-            known(&config, up, &guests)
+            let terminals = std::mem::take(&mut up.running.terminals);
+            let child = known(&config, up, &guests)?;
+            let Some(leaf) = cgroup.as_ref().filter(|_| !terminals.is_empty()) else {
+                return Ok((child, None));
+            };
+            let first = &child;
+            let wanted = Wanted { leaf, first, terminals, deadline, cancel: cancel.as_ref() };
+            match self.keep_terminals(wanted) {
+                Ok(keeper) => Ok((child, Some(keeper))),
+                Err(e) => {
+                    child.kill_and_reap();
+                    Err(e)
+                }
+            }
         });
         let links = match &up {
             Err(_) => nics::remove(&noted.host_links, &self.uuid, Deadline::after(UNDO)),
@@ -161,17 +191,17 @@ impl Container {
         };
         let record = noted.record.into_inner();
         match (up, record) {
-            (Ok(child), Some(record)) => {
+            (Ok((child, keeper)), Some(record)) => {
                 let started_at = record.started_at;
                 let skipped = std::sync::Mutex::default();
-                *self.run() =
-                    Run::Live(Arc::new(Live { child, guests, cgroup, id_map, started_at, record, skipped }));
+                let live = Live { child, guests, cgroup, keeper, id_map, started_at, record, skipped };
+                *self.run() = Run::Live(Arc::new(live));
                 if config.allots_cpus() {
                     self.runtime.settle_cpus();
                 }
                 Ok(pipes)
             }
-            (Ok(child), None) => {
+            (Ok((child, _)), None) => {
                 child.kill_and_reap();
                 Err(Error::new(ErrorKind::Died, "write down the run"))
             }
@@ -192,7 +222,7 @@ impl Container {
     fn forget_run(&self) -> Result<()> {
         let store = &self.runtime.inner().store;
         match *self.run() {
-            Run::Ended { exit, started_at } => {
+            Run::Ended { exit, started_at, .. } => {
                 let record = RunRecord {
                     pid: 0,
                     start_time_ticks: None,
@@ -205,6 +235,8 @@ impl Container {
                     skipped: Vec::new(),
                     host_links: Vec::new(),
                     updating: false,
+                    reboots: Vec::new(),
+                    stays: true,
                 };
                 store.save_run(&self.id(), self.config().durability(), &record)
             }
@@ -319,6 +351,7 @@ struct Noted<'a> {
     cgroup: Option<&'a Cgroup>,
     /// The host's ends of the network interfaces that will be made.
     host_links: Vec<String>,
+    reboots: Vec<u64>,
     /// What was written.
     record: RefCell<Option<RunRecord>>,
 }
@@ -338,6 +371,8 @@ impl Witness for Noted<'_> {
             skipped: skipped.iter().map(ToString::to_string).collect(),
             host_links: self.host_links.clone(),
             updating: false,
+            reboots: self.reboots.clone(),
+            stays: false,
         };
         let c = self.container;
         let (id, durability) = (c.id(), c.config().durability());

@@ -85,6 +85,19 @@ pub(crate) const PARKED: u32 = 5;
 /// With a netlink socket of the network namespace.
 pub(crate) const NETWORK: u32 = 6;
 
+/// With the master of a terminal.
+pub(crate) const TERMINAL: u32 = 7;
+
+/// The file that holds the last output of a console: a head, then a ring of bytes.
+pub(crate) mod ring {
+    /// Where the number of bytes lies that were ever written (8 bytes). Byte `n` of all is at `DATA + n % size`.
+    pub(crate) const TOTAL: u64 = 0;
+    /// Where it says how the first process has ended (8 bytes): 0, or [`ENDED`] and the status of `wait(2)`.
+    pub(crate) const END: u64 = 8;
+    pub(crate) const ENDED: u64 = 1 << 32;
+    pub(crate) const DATA: u64 = 64;
+}
+
 /// What the child says: 32 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
@@ -149,6 +162,9 @@ pub(crate) mod code {
     pub(crate) const NEXT_PLAN: u16 = 0x17;
     /// Makes a `NETLINK_ROUTE` socket and hands it to the host.
     pub(crate) const NETWORK_SOCKET: u16 = 0x18;
+    /// first slot of the masters, their number, fd of a ring's file, its size, pidfd: keeps terminals until that process
+    /// has ended, and does not come back. Sends MARKER first.
+    pub(crate) const KEEP_TERMINALS: u16 = 0x19;
     /// errno to fail with, or 0 to end without a word: fault injection in tests
     pub(crate) const FAULT: u16 = 0x16;
 
@@ -208,6 +224,10 @@ pub(crate) mod code {
     pub(crate) const CLOSE_OTHERS: u16 = 0x69;
     /// Closes every descriptor but the socket and those in slots.
     pub(crate) const CLOSE_INHERITED: u16 = 0x6c;
+    /// @target: makes a terminal in /dev/pts, binds it to a new file `target`, sends TERMINAL
+    pub(crate) const TERMINAL: u16 = 0x6d;
+    /// @path, @data, length: a file of the root file system gets this content, if it is there and can be written
+    pub(crate) const WRITE_OVER: u16 = 0x6e;
     /// @path: chdir, and the place must be reachable from the root
     pub(crate) const WORKING_DIR: u16 = 0x6a;
 }

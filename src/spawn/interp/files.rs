@@ -31,6 +31,8 @@ impl Interp {
                 }
                 code::CLOSE_OTHERS => self.close_others(),
                 code::CLOSE_INHERITED => self.close_inherited(),
+                code::TERMINAL => self.terminal(a),
+                code::WRITE_OVER => self.write_over(a, b, c as usize),
                 code::WORKING_DIR => working_dir(self.at(a)),
                 _ => -syscall::ENOSYS,
             }

@@ -80,17 +80,21 @@ mod arch {
     }
 
     pub(crate) mod nr {
+        pub(crate) const READ: usize = 0;
         pub(crate) const WRITE: usize = 1;
         pub(crate) const CLOSE: usize = 3;
         pub(crate) const MMAP: usize = 9;
         pub(crate) const RT_SIGACTION: usize = 13;
         pub(crate) const RT_SIGPROCMASK: usize = 14;
         pub(crate) const IOCTL: usize = 16;
+        pub(crate) const PREAD64: usize = 17;
+        pub(crate) const PWRITE64: usize = 18;
         pub(crate) const SOCKET: usize = 41;
         pub(crate) const SENDMSG: usize = 46;
         pub(crate) const RECVMSG: usize = 47;
         pub(crate) const EXECVE: usize = 59;
         pub(crate) const FCNTL: usize = 72;
+        pub(crate) const FTRUNCATE: usize = 77;
         pub(crate) const GETCWD: usize = 79;
         pub(crate) const CHDIR: usize = 80;
         pub(crate) const FCHDIR: usize = 81;
@@ -114,6 +118,7 @@ mod arch {
         pub(crate) const MKDIRAT: usize = 258;
         pub(crate) const MKNODAT: usize = 259;
         pub(crate) const SYMLINKAT: usize = 266;
+        pub(crate) const PPOLL: usize = 271;
         pub(crate) const UNSHARE: usize = 272;
         pub(crate) const DUP3: usize = 292;
         pub(crate) const PRLIMIT64: usize = 302;
@@ -183,11 +188,16 @@ mod arch {
         pub(crate) const MOUNT: usize = 40;
         pub(crate) const PIVOT_ROOT: usize = 41;
         pub(crate) const FSTATFS: usize = 44;
+        pub(crate) const FTRUNCATE: usize = 46;
         pub(crate) const CHDIR: usize = 49;
         pub(crate) const FCHDIR: usize = 50;
         pub(crate) const OPENAT: usize = 56;
         pub(crate) const CLOSE: usize = 57;
+        pub(crate) const READ: usize = 63;
         pub(crate) const WRITE: usize = 64;
+        pub(crate) const PREAD64: usize = 67;
+        pub(crate) const PWRITE64: usize = 68;
+        pub(crate) const PPOLL: usize = 73;
         pub(crate) const CAPGET: usize = 90;
         pub(crate) const CAPSET: usize = 91;
         pub(crate) const PERSONALITY: usize = 92;

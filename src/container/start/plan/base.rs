@@ -52,6 +52,7 @@ impl Builder<'_> {
                 data: "",
             });
         }
+        self.system_mounts();
     }
 
     fn proc(&mut self) {
@@ -121,12 +122,14 @@ impl Builder<'_> {
 
     fn sysfs(&mut self) {
         if self.own_sysfs() {
+            let read_only =
+                if self.config.system.is_some() { MountFlags::empty() } else { MountFlags::RDONLY };
             self.plan.mount_top(&Mount {
                 what: "mount sysfs",
                 source: "sysfs",
                 target: "/sys",
                 fstype: "sysfs",
-                flags: INERT | MountFlags::RDONLY,
+                flags: INERT | read_only,
                 data: "",
             });
             return;

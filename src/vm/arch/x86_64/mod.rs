@@ -15,7 +15,8 @@ use vm_memory::{Bytes, GuestAddress};
 pub(crate) use self::acpi::{MmioNode, RESET_VALUE, SERIAL_GSI, SLEEP_OFF, ports};
 use self::cpuid::DeadlineTimer;
 pub(crate) use self::layout::{
-    COMMAND_LINE_MAX, EVENT_GSI, FIRST_GSI, GSI_END, HOLE_START, KERNEL_MIN, MMIO_BASE, MMIO_SIZE, memory_pieces,
+    COMMAND_LINE_MAX, EVENT_GSI, FIRST_GSI, GSI_END, HOLE_START, KERNEL_MIN, MMIO_BASE, MMIO_SIZE,
+    memory_pieces,
 };
 use super::super::boot::{Entry, Loaded};
 use super::super::memory::Memory;

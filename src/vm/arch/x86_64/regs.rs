@@ -40,7 +40,10 @@ pub(super) fn gdt(entry: Entry) -> Vec<u8> {
         Entry::Linux64(_) => 0x00af_9b00_0000_ffff,
         Entry::Pvh(_) => 0x00cf_9b00_0000_ffff,
     };
-    [0, 0, code, 0x00cf_9300_0000_ffff, 0x0000_8b00_0000_0067].into_iter().flat_map(u64::to_le_bytes).collect()
+    [0, 0, code, 0x00cf_9300_0000_ffff, 0x0000_8b00_0000_0067]
+        .into_iter()
+        .flat_map(u64::to_le_bytes)
+        .collect()
 }
 
 /// Page tables that map the first 4 GiB to themselves, in pages of 2 MiB.
