@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::caps::CapabilitySets;
-use crate::container::config::{ContainerBuilder, Mount, Network};
+use crate::container::config::{ContainerBuilder, Mount, Nesting, Network, SystemConfig};
 use crate::container::streams;
 use crate::instance::Stdio;
 use crate::namespaces::{NamespaceSource, Target, TimeOffset, TimeOffsets};
@@ -108,6 +108,7 @@ fn cases(place: &Place) -> Vec<Case> {
                 ..oci
             }),
         ),
+        case("system", config(dir()).system_with(SystemConfig::new().ttys(1).nesting(Nesting::Allow))),
         case("time", config(dir()).time_offsets(offsets())),
         case(
             "pod",
@@ -182,6 +183,10 @@ fn portable(dump: &str, place: &Place) -> String {
         Some((before, after)) => {
             format!("{before} instructions=N{}", after.trim_start_matches(|c: char| c.is_ascii_digit()))
         }
+        None => line,
+    });
+    let lines = lines.map(|line| match line.split_once("/boot_id data=") {
+        Some((before, _)) => format!("{before}/boot_id data=RANDOM"),
         None => line,
     });
     lines.enumerate().map(|(i, line)| format!("{i:3} {line}\n")).collect()
