@@ -82,8 +82,7 @@ impl Kind {
             (Self::Systemd, Wish::Reboot) => number(SYSTEMD_REBOOT),
             (Self::Busybox, Wish::Halt) => Signal::USR2.into(),
             (Self::Busybox, Wish::Reboot) => Signal::TERM.into(),
-            (Self::Sysvinit, _) => InitRequest::exec(["/sbin/init", level]),
-            (Self::Runit, _) => InitRequest::exec(["runit-init", level]),
+            (Self::Sysvinit | Self::Runit, _) => InitRequest::exec(["/sbin/init", level]),
             (Self::OpenrcInit | Self::Init, Wish::Halt) => Signal::PWR.into(),
             (Self::OpenrcInit | Self::Init | Self::S6, Wish::Reboot) => Signal::INT.into(),
             (Self::S6, Wish::Halt) | (Self::Program, _) => Signal::TERM.into(),
@@ -263,7 +262,7 @@ mod tests {
         assert_eq!(Kind::Systemd.request(Wish::Halt), signal(37));
         assert_eq!(Kind::Systemd.request(Wish::Reboot), signal(39));
         assert_eq!(Kind::Sysvinit.request(Wish::Reboot), InitRequest::exec(["/sbin/init", "6"]));
-        assert_eq!(Kind::Runit.request(Wish::Halt), InitRequest::exec(["runit-init", "0"]));
+        assert_eq!(Kind::Runit.request(Wish::Halt), InitRequest::exec(["/sbin/init", "0"]));
         assert_eq!(Kind::Program.request(Wish::Halt), signal(libc::SIGTERM));
     }
 

@@ -4,6 +4,7 @@ mod args;
 mod bench;
 mod debian;
 mod fixtures;
+mod inits;
 mod package;
 mod paths;
 mod repeat;

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::{Result, debian, fixtures, paths, sh};
+use crate::{Result, debian, fixtures, inits, paths, sh};
 
 /// How much to prepare.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +30,8 @@ pub fn run(wanted: Wanted) -> Result {
     tools();
     components()?;
     fixtures::busybox()?;
-    debian::prepare(wanted)
+    debian::prepare(wanted)?;
+    inits::prepare(wanted)
 }
 
 fn tools() {

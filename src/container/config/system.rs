@@ -182,7 +182,7 @@ pub enum SystemIdentity {
 /// | busybox init | `SIGUSR2` | `SIGTERM` |
 /// | sysvinit, also below OpenRC | `/sbin/init 0` | `/sbin/init 6` |
 /// | openrc-init | `SIGPWR` | `SIGINT` |
-/// | runit | `runit-init 0` | `runit-init 6` |
+/// | runit | `/sbin/init 0` | `/sbin/init 6` |
 /// | s6-svscan | `SIGTERM` | `SIGINT` |
 /// | anything else called init | `SIGPWR` | `SIGINT` |
 /// | any other program | `SIGTERM` | `SIGTERM` |

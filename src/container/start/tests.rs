@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::caps::CapabilitySets;
-use crate::container::config::{ContainerBuilder, Mount, Network, Nic};
+use crate::container::config::{ContainerBuilder, Mount, Nesting, Network, Nic, SystemConfig};
 use crate::container::streams;
 use crate::instance::Stdio;
 use crate::namespaces::{NamespaceSource, Target, TimeOffset, TimeOffsets};
@@ -114,6 +114,7 @@ fn cases(place: &Place) -> Vec<Case> {
                 .nic(Nic::bridged("br0").address("10.0.0.2/24"))
                 .sysctl("net.ipv4.conf.eth0.arp_notify", "1"),
         ),
+        case("system", config(dir()).system_with(SystemConfig::new().ttys(1).nesting(Nesting::Allow))),
         case("time", config(dir()).time_offsets(offsets())),
         case(
             "pod",
@@ -189,6 +190,10 @@ fn portable(dump: &str, place: &Place) -> String {
         Some((before, after)) => {
             format!("{before} instructions=N{}", after.trim_start_matches(|c: char| c.is_ascii_digit()))
         }
+        None => line,
+    });
+    let lines = lines.map(|line| match line.split_once("/boot_id data=") {
+        Some((before, _)) => format!("{before}/boot_id data=RANDOM"),
         None => line,
     });
     lines.enumerate().map(|(i, line)| format!("{i:3} {line}\n")).collect()

@@ -3,7 +3,7 @@
 //! QEMU and the kernel come from Debian's packages, unpacked into the cache and never installed. The machine sees the
 //! host's files at their paths, read-only, below an overlay that is thrown away.
 
-mod apt;
+pub mod apt;
 mod cache;
 mod cpio;
 mod job;
