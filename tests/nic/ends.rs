@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use stockade::container::{Container, ContainerBuilder, ContainerConfig, Nic};
 use stockade::instance::{StartOptions, Status, WaitOptions};
+use stockade::namespaces::{NamespaceKind, NamespaceSource, Target};
 use stockade::{ExitStatus, Fault, Rootfs, Runtime};
 use support::scaled;
 
@@ -138,8 +139,8 @@ fn another_runtime_reports_and_removes_them() {
         )
         .unwrap();
         support::until(Duration::from_secs(20), "it is gone", || {
-            !std::path::Path::new(&format!("/proc/{pid}/ns/net")).exists()
-                || std::fs::read_link(format!("/proc/{pid}/exe")).is_err()
+            // A zombie: without its memory it is not at its end yet.
+            std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains(") Z "))
         });
         assert_eq!(wire.links().len(), 1);
         let third = builder().open().unwrap();
@@ -255,5 +256,24 @@ fn a_host_that_is_killed_leaves_no_link() {
         let runtime = open();
         runtime.container(&"c".parse().unwrap()).unwrap().delete().unwrap();
         runtime.close();
+    });
+}
+
+#[test]
+fn pooled_namespaces_and_joined_users_take_interfaces() {
+    with_rig(|wire, rig| {
+        rig.runtime.prewarm_networks(1).unwrap();
+        let pooled = rig.run(busybox("pooled").privileged().nic(bridged(11)));
+        wire.pings("10.77.0.11");
+        assert_eq!(pooled.addresses().unwrap().len(), 2);
+        end(pooled);
+        rig.runtime.prewarm_networks(0).unwrap();
+        let first = rig.run(busybox("first"));
+        let users = NamespaceSource::Join(Target::Instance("first".parse().unwrap()));
+        let second = rig.run(busybox("second").namespace(NamespaceKind::User, users).nic(bridged(12)));
+        wire.pings("10.77.0.12");
+        assert_eq!(second.addresses().unwrap().len(), 2);
+        end(second);
+        end(first);
     });
 }
