@@ -385,7 +385,7 @@ impl Drop for Started {
 }
 
 /// How long a child may take to clone another one and tell of it: it waits for nobody in between.
-const SIBLING: Duration = Duration::from_secs(2);
+const SIBLING: Duration = Duration::from_secs(10);
 
 const WAIT: &str = "wait for the child to run its program";
 
