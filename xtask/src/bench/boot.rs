@@ -47,7 +47,7 @@ fn first() -> PathBuf {
 }
 
 /// Inside.
-pub fn measure(options: &Options) -> Result {
+pub(super) fn measure(options: &Options) -> Result {
     let place = Place::new()?;
     // lxc asks newuidmap(1), which asks these.
     for file in ["/etc/subuid", "/etc/subgid"] {
@@ -68,8 +68,10 @@ pub fn measure(options: &Options) -> Result {
     let root = Path::new(DEBIAN);
     let wants = root.join("etc/systemd/system/graphical.target.wants");
     at(&wants, fs::create_dir_all(&wants))?;
-    let unit = wants.join("stamp.service");
+    let unit = root.join("etc/systemd/system/stamp.service");
     at(&unit, fs::write(&unit, UNIT))?;
+    let link = wants.join("stamp.service");
+    at(&link, std::os::unix::fs::symlink("../stamp.service", &link))?;
     let inside = root.join("usr/bin/first");
     at(&inside, fs::copy(first(), &inside).map(drop))?;
     boot(&place, DEBIAN, "whole boot", "booted", WHOLE.min(options.rounds))
