@@ -16,8 +16,12 @@ use crate::signal::Signal;
 const PAUSE: Duration = Duration::from_millis(10);
 /// How often a command is tried again that has failed: an init that has only just begun may not answer it yet.
 const AGAIN: Duration = Duration::from_millis(200);
-/// How long an init that has not begun to listen is waited for.
+/// How long an init may take after a command before it is given again.
+const ONCE_MORE: Duration = Duration::from_secs(3);
+/// How long an init that is sure to listen one day is waited for.
 const ALL_EARS: Duration = Duration::from_secs(10);
+/// How long one is waited for that may listen in a way which cannot be seen from outside.
+const PERHAPS: Duration = Duration::from_secs(1);
 
 /// What is wanted of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +65,17 @@ impl Kind {
             ("busybox", _) => Self::Program,
             (_, "init") => Self::Init,
             _ => Self::Program,
+        }
+    }
+
+    /// How long to wait until it is seen to listen to a signal, which `told` names one that the configuration does.
+    fn ears(self, told: bool) -> Duration {
+        match self {
+            Self::Systemd | Self::OpenrcInit | Self::S6 if !told => ALL_EARS,
+            // It waits in sigtimedwait(2), which does not show; and it does so from the first.
+            Self::Busybox => Duration::ZERO,
+            Self::Program if !told => Duration::ZERO,
+            _ => PERHAPS,
         }
     }
 
@@ -110,12 +125,28 @@ impl Container {
             InitRequest::Signal(signal) => {
                 // The kernel drops a signal that the first process of a pid namespace does not handle: one that is
                 // sent while it comes up would be lost.
-                if told || kind != Kind::Program {
-                    wait_for_ears(live, signal, deadline.at_most(ALL_EARS), cancel)?;
-                }
+                wait_for_ears(live, signal, deadline.at_most(kind.ears(told)), cancel)?;
                 send(live, signal).map(|()| Asked::Signal(signal))
             }
             InitRequest::Exec(args) => self.ask_by_command(live, &args, deadline, cancel),
+        }
+    }
+
+    /// Asks once more, and once more, until the first process ends: a command can succeed and be for nothing, as with a
+    /// runit that has not come to its second stage. What fails now does not matter.
+    pub(super) fn ask_over_again(
+        &self,
+        live: &Live,
+        wish: Wish,
+        deadline: Deadline,
+        cancel: Option<&Cancel>,
+    ) -> Result<()> {
+        loop {
+            pause(live, ONCE_MORE, deadline, cancel)?;
+            if live.has_ended() {
+                return Ok(());
+            }
+            let _ = self.ask_init(live, wish, deadline.at_most(ONCE_MORE), cancel);
         }
     }
 

@@ -133,7 +133,11 @@ impl Container {
             None => self.ask_init(&live, ask.wish, deadline, cancel),
         }
         .and_then(|was| {
+            let repeats = matches!(was, Asked::Command(_));
             asked = Some(was);
+            if repeats {
+                self.ask_over_again(&live, ask.wish, deadline, cancel)?;
+            }
             self.wait_and_settle(&live, deadline, cancel).map(drop)
         });
         match ended {

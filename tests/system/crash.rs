@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use stockade::container::{OnReboot, SystemConfig};
 use stockade::instance::{DeleteMode, DeleteOptions, Status};
-use stockade::{ExitStatus, Runtime};
+use stockade::{ErrorKind, ExitStatus, Runtime};
 use support::{HostSnapshot, PrivateDirs, require_fixture, require_root, scaled, until};
 
 use super::image::{Image, SOON, eprint, system_of};
@@ -123,7 +123,12 @@ fn hosts_that_die_while_the_guest_reboots_leave_one_guest_or_none() {
             Status::Running => running += 1,
             Status::Stopped => {
                 stopped += 1;
-                web.start().unwrap();
+                // A child of the dead host that has executed nothing yet has its locks for a moment.
+                until(SOON, "it can be started", || match web.start() {
+                    Err(e) if e.kind() == ErrorKind::Busy => false,
+                    Err(e) if e.kind() == ErrorKind::InvalidState => web.status() == Status::Running,
+                    started => started.map(|()| true).unwrap(),
+                });
             }
             other => panic!("{other}"),
         }

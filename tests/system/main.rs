@@ -81,7 +81,7 @@ fn boot_id(c: &Container) -> String {
 fn round(rig: &Rig, image: &Image, n: usize) {
     let c = rig.run(system(&format!("deb{n}"), image));
     // Half of them by a thread that waits, half by looks alone.
-    let waiter = (n % 2 == 0).then(|| {
+    let waiter = n.is_multiple_of(2).then(|| {
         let c = Arc::clone(&c);
         std::thread::spawn(move || c.wait().unwrap())
     });

@@ -11,7 +11,7 @@ use crate::vm::apt;
 use crate::{Result, paths, sh};
 
 /// Raised when a layer changes in another way than by its packages.
-const RECIPE: u32 = 1;
+const RECIPE: u32 = 2;
 const SYSV: &[&str] = &["sysvinit-core", "initscripts", "sysv-rc"];
 const OPENRC: &[&str] = &["openrc", "librc1", "libeinfo1", "sysvinit-core", "initscripts"];
 const RUNIT: &[&str] = &["runit", "runit-init", "runit-helper", "initscripts"];
@@ -127,6 +127,6 @@ fn s6(root: &Path) -> Result {
     let script = |text: &str| format!("#!/bin/sh\n{text}\n");
     write(root, "service/.s6-svscan/SIGTERM", &script("exec s6-svscanctl -t /service"))?;
     write(root, "service/.s6-svscan/SIGINT", &script("touch /run/reboot; exec s6-svscanctl -t /service"))?;
-    let end = "test -e /run/reboot && exec busybox-static reboot -f; exec busybox-static poweroff -f";
+    let end = "test -e /run/reboot && rm /run/reboot && exec busybox-static reboot -f; exec busybox-static poweroff -f";
     write(root, "service/.s6-svscan/finish", &script(end))
 }

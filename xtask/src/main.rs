@@ -30,6 +30,7 @@ usage: cargo xtask TASK
                           once; what they report is summed up
   bench-peers [--json] [--n N] [--only ROW,ROW...]
                           Stockade, the floor and the installed peers, interleaved (as root)
+  bench-boot [--n N]      a system container's first instruction and whole boot, beside lxc-start's (as root)
   bench-cgroup [--n N]    statistics and limits of a cgroup beside the bare reads and writes (as root)
   bench-unpack [--json] [--n N] [--only ROW,ROW...]
                           the Debian root unpacked by Stockade and by GNU tar, and the results compared (as root)
@@ -67,6 +68,7 @@ fn run(words: &[String]) -> Result {
         }
         "test" => test::run(args::Args::new(rest)),
         "bench-peers" => bench::run(args::Args::new(rest)),
+        "bench-boot" => bench::boot::run(args::Args::new(rest)),
         "bench-cgroup" => bench::cgroup::run(args::Args::new(rest)),
         "bench-unpack" => bench::unpack::run(args::Args::new(rest)),
         bench::INNER => bench::inner(args::Args::new(rest)),

@@ -104,6 +104,10 @@ impl Interp {
     /// Keeps the terminals whose masters lie in `count` slots from `first` on until the process of `pidfd` has ended:
     /// what the first one writes goes to `file`, what the others write is dropped. Ends with the process.
     pub(super) unsafe fn keep(&mut self, first: usize, count: usize, file: i32, size: u64, pidfd: i32) -> ! {
+        // What is no descriptor of the plan would be waited for without an end.
+        if pidfd < 3 || file < 3 {
+            self.fail(-syscall::EBADMSG);
+        }
         let count = if count < MAX_TERMINALS { count } else { MAX_TERMINALS };
         let mut fds = [PollFd { fd: -1, events: POLLIN, revents: 0 }; MAX_TERMINALS + 1];
         let mut peers = [-1_i32; MAX_TERMINALS];

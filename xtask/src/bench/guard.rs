@@ -20,8 +20,8 @@ pub const SCRATCH: &str = "/media/scratch";
 /// Where the stages see cgroup2.
 pub const CGROUP: &str = "/sys/fs/cgroup";
 
-/// Runs in a private mount namespace.
-pub fn run(options: &Options) -> Result {
+/// Runs in a private mount namespace. `stage` is what comes inside.
+pub fn run(options: &Options, stage: &str) -> Result {
     mount_cgroup2()?;
     // The second for what peers keep of their own accord: lxc leaves lock files in /run.
     for dir in [MEMORY, "/run"] {
@@ -39,7 +39,7 @@ pub fn run(options: &Options) -> Result {
         "echo 0 > \"$0/cgroup.procs\" && exec unshare --mount --cgroup --propagation private -- \"$@\"";
     let mut command = Command::new("sh");
     command.args(["-c", join]).arg(&group.0).arg(own_program()?);
-    command.args([INNER, "--stage", "measure"]).args(options.words()).stdin(Stdio::null());
+    command.args([INNER, "--stage", stage]).args(options.words()).stdin(Stdio::null());
     let mut child = command.spawn().map_err(|e| format!("`sh` did not start: {e}"))?;
 
     // Far above what any row needs: a runtime that hangs is ended by the cgroup's removal.

@@ -28,7 +28,7 @@ pub struct Place {
 }
 
 impl Place {
-    fn new() -> Result<Self> {
+    pub fn new() -> Result<Self> {
         mount_cgroup2()?;
         // Ourselves in a leaf: a cgroup with processes in it cannot hand controllers on.
         let own = Path::new(CGROUP).join("self");

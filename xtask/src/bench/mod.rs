@@ -13,6 +13,7 @@
 //! ```
 //! The rows take turns (A B C A B C ...), so a noisy machine is noisy for all of them: read ratios.
 
+pub mod boot;
 pub mod cgroup;
 mod guard;
 mod measure;
@@ -106,7 +107,9 @@ pub fn inner(mut args: Args) -> Result {
     let stage: Option<String> = args.value("--stage")?;
     args.done()?;
     match stage.as_deref() {
-        Some("guard") => guard::run(&options),
+        Some("guard") => guard::run(&options, "measure"),
+        Some("guard-boot") => guard::run(&options, "boot"),
+        Some("boot") => boot::measure(&options),
         Some("measure") => measure::run(&options),
         _ => Err(format!("{INNER} is for bench-peers itself")),
     }
