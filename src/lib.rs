@@ -151,10 +151,10 @@ pub use rootfs::Rootfs;
 pub use runtime::{Manager, SystemdScope};
 pub use runtime::{Placement, Runtime, RuntimeBuilder, SpawnStrategy};
 pub use signal::Signal;
-#[cfg(feature = "vm")]
-pub use vm::{Vm, VmConfig};
 #[doc(hidden)]
 pub use spawn::Fault;
+#[cfg(feature = "vm")]
+pub use vm::{Vm, VmConfig};
 
 /// Compiles the examples of the README.
 #[cfg(doctest)]

@@ -31,10 +31,10 @@ pub use config::{
 };
 pub use exec::{Output, Process};
 pub use handle::Container;
-#[cfg(feature = "vm")]
-pub(crate) use handle::new_uuid;
 #[cfg(feature = "fuzzing")]
 pub(crate) use handle::ContainerRecord;
+#[cfg(feature = "vm")]
+pub(crate) use handle::new_uuid;
 pub(crate) use live::remove_cgroup;
 pub(crate) use networks::{Networks, Taken as TakenNetwork};
 pub(crate) use pool::{Pool, Sandbox};

@@ -121,7 +121,9 @@ impl Runtime {
         }
         match self.container(id) {
             // The record is of another kind than a container's.
-            Err(e) if e.kind() == ErrorKind::Corrupt || e.kind() == ErrorKind::NotFound => self.get_other(id, e),
+            Err(e) if e.kind() == ErrorKind::Corrupt || e.kind() == ErrorKind::NotFound => {
+                self.get_other(id, e)
+            }
             found => Ok(found?),
         }
     }

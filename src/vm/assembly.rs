@@ -64,7 +64,10 @@ impl Assembly {
         let gsi = FIRST_GSI + n;
         if gsi >= GSI_END {
             let most = GSI_END - FIRST_GSI;
-            return Err(Error::invalid("devices", format!("are more than a machine can have, which is {most}")));
+            return Err(Error::invalid(
+                "devices",
+                format!("are more than a machine can have, which is {most}"),
+            ));
         }
         Ok(MmioSlot { base: MMIO_BASE + u64::from(n) * MMIO_SIZE, gsi })
     }

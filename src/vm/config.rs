@@ -49,6 +49,8 @@ pub struct VmConfig {
     pub(super) memory_backing: MemoryBacking,
     pub(super) console_ring: usize,
     #[serde(default)]
+    pub(super) rng: bool,
+    #[serde(default)]
     pub(super) ephemeral: bool,
     #[serde(default)]
     pub(super) kill_on_drop: bool,
@@ -108,6 +110,7 @@ impl VmConfig {
             vcpus: self.vcpus,
             memory: self.memory,
             backing: self.memory_backing,
+            rng: self.rng,
         }
     }
 
@@ -171,6 +174,7 @@ impl VmBuilder {
             memory: 128 * MIB,
             memory_backing: MemoryBacking::Auto,
             console_ring: 256 << 10,
+            rng: false,
             ephemeral: false,
             kill_on_drop: false,
         };
@@ -233,6 +237,12 @@ impl VmBuilder {
         self
     }
 
+    /// Gives it a source of random bytes, the host's: a virtio device (`virtio_mmio` and `virtio-rng` in Linux).
+    pub fn rng(mut self) -> Self {
+        self.config.rng = true;
+        self
+    }
+
     /// Its records live on tmpfs alone, and a stop or a shutdown deletes it.
     pub fn ephemeral(mut self) -> Self {
         self.config.ephemeral = true;
@@ -284,7 +294,8 @@ mod tests {
             .build()
             .unwrap_err()
             .to_string();
-        for part in ["id:", "kernel:", "vcpus:", "2097152 bytes", "4000 bytes", "zero byte", "console_ring:"] {
+        for part in ["id:", "kernel:", "vcpus:", "2097152 bytes", "4000 bytes", "zero byte", "console_ring:"]
+        {
             assert!(wrong.contains(part), "{wrong} lacks {part}");
         }
         for memory in [0, 31 << 20, u64::MAX] {
@@ -294,7 +305,8 @@ mod tests {
 
     #[test]
     fn records_keep_what_was_set() {
-        let config = VmConfig::builder("p/a").kernel("/k").initramfs("/i").vcpus(4).ephemeral().build().unwrap();
+        let config =
+            VmConfig::builder("p/a").kernel("/k").initramfs("/i").vcpus(4).ephemeral().build().unwrap();
         let text = serde_json::to_string(&config).unwrap();
         assert_eq!(serde_json::from_str::<VmConfig>(&text).unwrap(), config);
         assert!(config.kernel().is_absolute() && config.vcpus() == 4);

@@ -202,7 +202,10 @@ mod tests {
         let control = Control::new().unwrap();
         control.set_exit_code(3);
         assert_eq!(control.reason(), None);
-        assert_eq!(control.wait(Deadline::after(Duration::ZERO), None).unwrap_err().kind(), ErrorKind::Timeout);
+        assert_eq!(
+            control.wait(Deadline::after(Duration::ZERO), None).unwrap_err().kind(),
+            ErrorKind::Timeout
+        );
         control.end(ExitReason::Poweroff(0));
         control.end(ExitReason::Stopped);
         assert_eq!(control.wait(Deadline::none(), None).unwrap(), ExitReason::Poweroff(3));

@@ -43,9 +43,13 @@ pub(super) enum Run {
     /// In this runtime.
     Live(Arc<Live>),
     /// In another runtime: this process's or another's.
-    Elsewhere { pid: u32, started_at: SystemTime },
+    Elsewhere {
+        pid: u32,
+        started_at: SystemTime,
+    },
     Ended(Ended),
-    Deleted,
+    /// With what was seen of its last run.
+    Deleted(Option<Seen>),
 }
 
 /// A run that has ended.
@@ -135,7 +139,9 @@ impl Vm {
     pub fn exit_reason(&self) -> Option<ExitReason> {
         match &*self.run() {
             Run::Live(live) => live.machine.control().reason(),
-            Run::Ended(Ended { seen: Some(seen), .. }) => Some(seen.reason.clone()),
+            Run::Ended(Ended { seen: Some(seen), .. }) | Run::Deleted(Some(seen)) => {
+                Some(seen.reason.clone())
+            }
             _ => None,
         }
     }
@@ -151,7 +157,9 @@ impl Vm {
     pub fn console_since(&self, from: u64) -> ConsoleOutput {
         let ring = match &*self.run() {
             Run::Live(live) => Some(Arc::clone(&live.console)),
-            Run::Ended(Ended { seen: Some(seen), .. }) => Some(Arc::clone(&seen.console)),
+            Run::Ended(Ended { seen: Some(seen), .. }) | Run::Deleted(Some(seen)) => {
+                Some(Arc::clone(&seen.console))
+            }
             _ => None,
         };
         ring.map_or_else(|| ConsoleRing::new(0).since(0), |ring| ring.since(from))
@@ -171,7 +179,7 @@ impl Vm {
     pub fn exit_counts(&self) -> ExitCounts {
         match &*self.run() {
             Run::Live(live) => live.machine.exit_counts(),
-            Run::Ended(Ended { seen: Some(seen), .. }) => seen.counts,
+            Run::Ended(Ended { seen: Some(seen), .. }) | Run::Deleted(Some(seen)) => seen.counts,
             _ => ExitCounts::default(),
         }
     }
@@ -181,7 +189,7 @@ impl Vm {
     }
 
     pub(crate) fn is_deleted(&self) -> bool {
-        matches!(*self.run(), Run::Deleted)
+        matches!(*self.run(), Run::Deleted(_))
     }
 
     pub(super) fn between(&self) -> &Arc<Between> {

@@ -59,7 +59,10 @@ fn open_at(path: &str) -> Result<Kvm> {
     })?;
     let version = kvm.get_api_version();
     if version != API_VERSION {
-        return Err(unsupported(path, format!("speaks version {version} of its interface, not {API_VERSION}")));
+        return Err(unsupported(
+            path,
+            format!("speaks version {version} of its interface, not {API_VERSION}"),
+        ));
     }
     let missing: Vec<&str> =
         arch::needed().filter(|(cap, _)| !kvm.check_extension(*cap)).map(|(_, name)| name).collect();

@@ -10,8 +10,8 @@ use super::state::{elsewhere, record_of_now};
 use crate::error::{Error, ErrorKind, Result};
 use crate::exit::ExitStatus;
 use crate::instance::{
-    FreezeOptions, KillOptions, Pipes, RestartMode, RestartOptions, ShutdownOptions, StartOptions, Stdio, StopOptions,
-    WaitOptions,
+    FreezeOptions, KillOptions, Pipes, RestartMode, RestartOptions, ShutdownOptions, StartOptions, Stdio,
+    StopOptions, WaitOptions,
 };
 use crate::op::{Action, Cancel, Deadline};
 use crate::signal::Signal;
@@ -56,7 +56,7 @@ impl Vm {
         self.settle_if_ended()?;
         match &*self.run() {
             Run::Never | Run::Ended(_) => {}
-            Run::Deleted => return Err(self.gone()),
+            Run::Deleted(_) => return Err(self.gone()),
             Run::Live(_) => {
                 return Err(Error::new(ErrorKind::InvalidState, "start").detail("it is running"));
             }
@@ -285,7 +285,7 @@ impl Vm {
                 Run::Live(live) => Arc::clone(live),
                 Run::Ended(ended) => return Ok(ended.exit),
                 Run::Elsewhere { pid, .. } => return Err(elsewhere(*pid)),
-                Run::Deleted => return Err(self.gone()),
+                Run::Deleted(_) => return Err(self.gone()),
                 Run::Never => {
                     known?;
                     return Err(Error::new(ErrorKind::InvalidState, "wait for the virtual machine")

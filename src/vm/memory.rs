@@ -103,9 +103,9 @@ pub(crate) fn allocate(size: u64, backing: MemoryBacking) -> Result<Memory> {
     let failed = |step: &'static str, errno: Errno| {
         let e = Error::sys(step, errno).object(format!("{} MiB", size >> 20));
         match backing {
-            MemoryBacking::Huge2MiB | MemoryBacking::Huge1GiB => {
-                e.hint("reserve huge pages in /proc/sys/vm/nr_hugepages, or at boot; or use MemoryBacking::Auto")
-            }
+            MemoryBacking::Huge2MiB | MemoryBacking::Huge1GiB => e.hint(
+                "reserve huge pages in /proc/sys/vm/nr_hugepages, or at boot; or use MemoryBacking::Auto",
+            ),
             _ => e.hint("lower the memory of the virtual machine, or look at the host's limits (ulimit -v)"),
         }
     };
@@ -158,8 +158,11 @@ pub(crate) fn register(memory: &Memory, vm: &KvmVm) -> Result<()> {
     use vm_memory::GuestMemoryBackend as _;
     for region in memory.iter() {
         vm.add_memory(region.start.0, Arc::clone(&region.mapping)).map_err(|e| {
-            Error::sys("give KVM the memory of the guest", e)
-                .object(format!("{} bytes at {:#x}", region.len(), region.start.0))
+            Error::sys("give KVM the memory of the guest", e).object(format!(
+                "{} bytes at {:#x}",
+                region.len(),
+                region.start.0
+            ))
         })?;
     }
     Ok(())

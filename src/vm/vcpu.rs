@@ -113,7 +113,8 @@ impl VcpuThread {
                 Exit::SystemEvent(RESET) => control.end(ExitReason::Reboot(0)),
                 Exit::SystemEvent(CRASH) => control.end(ExitReason::Panic),
                 Exit::SystemEvent(other) => {
-                    control.end(ExitReason::Failed(format!("a system event that is not known here: {other}")));
+                    control
+                        .end(ExitReason::Failed(format!("a system event that is not known here: {other}")));
                 }
                 Exit::Failed(why) => control.end(ExitReason::Failed(why)),
             }

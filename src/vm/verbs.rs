@@ -7,8 +7,9 @@ use super::handle::{Run, Vm, VmRecord};
 use crate::error::{Error, ErrorKind, Result};
 use crate::exit::ExitStatus;
 use crate::instance::{
-    DeleteMode, DeleteOptions, FreezeOptions, Instance, InstanceConfig, InstanceInfo, InstanceKind, KillOptions, Pipes,
-    RestartOptions, ShutdownOptions, StartOptions, Status, StopOptions, WaitOptions, sealed,
+    DeleteMode, DeleteOptions, FreezeOptions, Instance, InstanceConfig, InstanceInfo, InstanceKind,
+    KillOptions, Pipes, RestartOptions, ShutdownOptions, StartOptions, Status, StopOptions, WaitOptions,
+    sealed,
 };
 use crate::name::{InstanceId, InstanceName};
 use crate::op::Action;
@@ -80,7 +81,13 @@ impl Vm {
         {
             return Err(e);
         }
-        *self.run() = Run::Deleted;
+        let mut run = self.run();
+        let seen = match std::mem::replace(&mut *run, Run::Never) {
+            Run::Ended(ended) => ended.seen,
+            _ => None,
+        };
+        *run = Run::Deleted(seen);
+        drop(run);
         self.runtime.vms().forget(&id);
         Ok(())
     }
@@ -90,11 +97,10 @@ impl Vm {
             self.settle_if_ended()?;
             match &*self.run() {
                 Run::Never | Run::Ended(_) => {}
-                Run::Deleted => return Err(self.gone()),
+                Run::Deleted(_) => return Err(self.gone()),
                 Run::Live(_) | Run::Elsewhere { .. } => {
-                    return Err(
-                        Error::new(ErrorKind::InvalidState, "rename").detail("the virtual machine is running")
-                    );
+                    return Err(Error::new(ErrorKind::InvalidState, "rename")
+                        .detail("the virtual machine is running"));
                 }
             }
             let old = self.id();

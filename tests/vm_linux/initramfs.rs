@@ -16,8 +16,9 @@ echo "INIT cpus=$($B nproc) kib=$($B sed -n 's/MemTotal: *\([0-9]*\).*/\1/p' /pr
 case $what in
 off) printf '\005' | $B dd of=/dev/port bs=1 seek=1539 2>/dev/null; $B poweroff -f ;;
 reboot) $B reboot -f ;;
+bare) for m in pvpanic-mmio pvpanic; do $B rmmod $m; done; echo c > /proc/sysrq-trigger ;;
 panic) echo c > /proc/sysrq-trigger ;;
-button) echo LISTENING; $B dd if=/dev/input/event0 of=/dev/null bs=24 count=1 2>/dev/null; echo PRESSED; $B poweroff -f ;;
+button) exec 3</dev/input/event0; echo LISTENING; $B dd of=/dev/null bs=24 count=1 <&3 2>/dev/null; echo PRESSED; $B poweroff -f ;;
 count) n=0; while :; do n=$((n + 1)); echo "COUNT $n"; $B usleep 20000; done ;;
 echo) while read -r line; do echo "ECHO $line"; [ "$line" = end ] && $B poweroff -f; done ;;
 random) $B dd if=/dev/hwrng bs=16 count=4 2>/dev/null | $B wc -c; $B poweroff -f ;;
@@ -108,8 +109,7 @@ struct Archive {
 impl Archive {
     fn entry(&mut self, name: &str, mode: usize, content: &[u8]) {
         self.entries += 1;
-        let fields =
-            [self.entries, mode, 0, 0, 1, 0, content.len(), 0, 0, 0, 0, name.len() + 1, 0];
+        let fields = [self.entries, mode, 0, 0, 1, 0, content.len(), 0, 0, 0, 0, name.len() + 1, 0];
         self.bytes.extend_from_slice(b"070701");
         for field in fields {
             self.bytes.extend_from_slice(format!("{field:08x}").as_bytes());

@@ -16,8 +16,12 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const EXITS: u64 = 500;
 const LINE: &str = "console=ttyS0 quiet panic=-1 pci=off mitigations=off cryptomgr.notests";
 /// For the power button, and for word of a panic.
-const MODULES: &[&str] =
-    &["drivers/acpi/button", "drivers/input/evdev", "drivers/misc/pvpanic/pvpanic", "drivers/misc/pvpanic/pvpanic-mmio"];
+const MODULES: &[&str] = &[
+    "drivers/acpi/button",
+    "drivers/input/evdev",
+    "drivers/misc/pvpanic/pvpanic",
+    "drivers/misc/pvpanic/pvpanic-mmio",
+];
 
 struct Rig {
     runtime: Runtime,
@@ -113,7 +117,11 @@ fn every_kernel_boots_with_one_and_two_processors_and_switches_off() {
             assert_eq!(ended(&vm), ExitReason::Poweroff(5));
             let (counts, text) = (vm.exit_counts(), vm.console_log().text());
             let line = text.lines().find(|l| l.starts_with("INIT ")).unwrap().trim_end().to_owned();
-            println!("{} vcpus={vcpus}: {} ms to init, {counts:?}, {line}", kernel.release, to_init.as_millis());
+            println!(
+                "{} vcpus={vcpus}: {} ms to init, {counts:?}, {line}",
+                kernel.release,
+                to_init.as_millis()
+            );
             assert!(line.contains(&format!("cpus={vcpus} ")) && line.contains("clock=kvm-clock"), "{text}");
             assert!(counts.total() <= EXITS, "{counts:?}\n{text}");
             finish(&vm);
@@ -156,7 +164,9 @@ fn the_pvh_entry_boots_too() {
 fn reboot_and_panic_are_told_apart() {
     let rig = require_rig!();
     for kernel in &rig.kernels {
-        for (what, reason) in [("reboot", ExitReason::Reboot(0)), ("panic", ExitReason::Panic)] {
+        // Without its driver, a panic is a restart, for which `panic=-1` asks.
+        let (reboot, panic) = (ExitReason::Reboot(0), ExitReason::Panic);
+        for (what, reason) in [("reboot", reboot.clone()), ("panic", panic), ("bare", reboot)] {
             let Boot { vm, .. } = rig.start(kernel, &kernel.vmlinux, what, 1);
             assert_eq!(ended(&vm), reason, "{}\n{}", kernel.release, vm.console_log().text());
             finish(&vm);

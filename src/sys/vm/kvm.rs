@@ -121,9 +121,9 @@ impl Vcpu {
             Ok(VcpuExit::SystemEvent(kind, _)) => Exit::SystemEvent(kind),
             // The processor waits in the kernel: the interrupt controller is there.
             Ok(VcpuExit::Hlt | VcpuExit::IrqWindowOpen) => Exit::Handled,
-            Ok(VcpuExit::FailEntry(reason, _)) => Exit::Failed(format!(
-                "KVM could not enter the guest (hardware reason {reason:#x})"
-            )),
+            Ok(VcpuExit::FailEntry(reason, _)) => {
+                Exit::Failed(format!("KVM could not enter the guest (hardware reason {reason:#x})"))
+            }
             Ok(VcpuExit::InternalError) => Exit::Failed(run.internal_error()),
             Ok(VcpuExit::MemoryFault { gpa, .. }) => {
                 Exit::Failed(format!("a memory fault at guest address {gpa:#x}"))

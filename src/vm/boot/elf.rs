@@ -62,7 +62,10 @@ pub(super) fn parse(image: &impl Image) -> Result<Kernel, Problem> {
             return Err(Problem::cut_short(end, image.size()));
         }
         if h.file_len > h.memory_len {
-            return Err(Problem::new("has a segment that is longer in the file than in memory", "fetch it again"));
+            return Err(Problem::new(
+                "has a segment that is longer in the file than in memory",
+                "fetch it again",
+            ));
         }
         segments.push(Segment {
             offset: h.offset,
@@ -87,7 +90,13 @@ pub(super) fn parse(image: &impl Image) -> Result<Kernel, Problem> {
         ));
     }
     let linux64 = wide.then_some(entry);
-    Ok(Kernel { linux64, pvh: pvh.filter(|at| inside(*at)), segments, setup_header: None, initramfs_end: u64::MAX })
+    Ok(Kernel {
+        linux64,
+        pvh: pvh.filter(|at| inside(*at)),
+        segments,
+        setup_header: None,
+        initramfs_end: u64::MAX,
+    })
 }
 
 fn header(h: &[u8], wide: bool) -> Header {

@@ -147,9 +147,9 @@ impl Image for OnDisk<'_> {
     }
 
     fn read_at(&self, offset: u64, out: &mut [u8]) -> Result<(), Problem> {
-        self.file
-            .read_exact_at(out, offset)
-            .map_err(|e| Problem::new(format!("cannot be read at byte {offset}: {e}"), "look at the file and its disk"))
+        self.file.read_exact_at(out, offset).map_err(|e| {
+            Problem::new(format!("cannot be read at byte {offset}: {e}"), "look at the file and its disk")
+        })
     }
 }
 
@@ -170,12 +170,8 @@ fn parse(image: &impl Image) -> Result<Kernel, Problem> {
     if head.get(0x202..0x206) == Some(b"HdrS") {
         return bzimage::parse(image);
     }
-    let packed: [(&[u8], &str); 4] = [
-        (b"\x1f\x8b", "gzip"),
-        (b"\xfd7zXZ\0", "xz"),
-        (b"\x28\xb5\x2f\xfd", "zstd"),
-        (b"BZh", "bzip2"),
-    ];
+    let packed: [(&[u8], &str); 4] =
+        [(b"\x1f\x8b", "gzip"), (b"\xfd7zXZ\0", "xz"), (b"\x28\xb5\x2f\xfd", "zstd"), (b"BZh", "bzip2")];
     if let Some((_, name)) = packed.iter().find(|(magic, _)| head.starts_with(magic)) {
         return Err(Problem::new(format!("is compressed with {name}"), "unpack it first"));
     }
@@ -197,7 +193,10 @@ fn check_fit(kernel: &Kernel, memory: u64) -> Result<(), Problem> {
     for s in &kernel.segments {
         if s.start < KERNEL_MIN {
             return Err(Problem::new(
-                format!("wants to be at {:#x}, below the first MiB's end: it is a program, or for another loader", s.start),
+                format!(
+                    "wants to be at {:#x}, below the first MiB's end: it is a program, or for another loader",
+                    s.start
+                ),
                 "give a vmlinux or a bzImage",
             ));
         }
@@ -299,7 +298,10 @@ fn open(step: &'static str, path: &Path) -> Result<(File, u64)> {
 fn copy(memory: &Memory, file: &mut File, segment: Segment) -> Result<(), Problem> {
     let failed = |e: &dyn std::fmt::Display| {
         Problem::new(
-            format!("cannot be read into the guest's memory ({} bytes from {}): {e}", segment.file_len, segment.offset),
+            format!(
+                "cannot be read into the guest's memory ({} bytes from {}): {e}",
+                segment.file_len, segment.offset
+            ),
             "the file may have changed meanwhile; look at it and at its disk",
         )
     };

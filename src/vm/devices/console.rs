@@ -64,7 +64,8 @@ impl ConsoleRing {
     /// What was written from the byte number `from` on, as far as it is there.
     pub(in crate::vm) fn since(&self, from: u64) -> ConsoleOutput {
         let inner = self.inner();
-        let skip = usize::try_from(from.saturating_sub(inner.lost)).unwrap_or(usize::MAX).min(inner.bytes.len());
+        let skip =
+            usize::try_from(from.saturating_sub(inner.lost)).unwrap_or(usize::MAX).min(inner.bytes.len());
         let bytes = inner.bytes.range(skip..).copied().collect();
         ConsoleOutput { bytes, start: inner.lost + skip as u64 }
     }

@@ -82,31 +82,43 @@ fn dsdt(nodes: &[MmioNode]) -> Vec<u8> {
     let text_id = |id: &str| aml::name("_HID", &aml::string(id));
     let number = |n: u32| aml::name("_UID", &aml::integer(n));
     let mut content = vec![
-        aml::device("COM1", &[
-            id("PNP0501"),
-            number(0),
-            aml::resources(&[aml::io_ports(ports::SERIAL, 8), aml::edge_interrupt(SERIAL_GSI)]),
-        ]),
+        aml::device(
+            "COM1",
+            &[
+                id("PNP0501"),
+                number(0),
+                aml::resources(&[aml::io_ports(ports::SERIAL, 8), aml::edge_interrupt(SERIAL_GSI)]),
+            ],
+        ),
         aml::device("PWRB", &[id("PNP0C0C"), number(0)]),
-        aml::device("GED_", &[
-            text_id("ACPI0013"),
-            number(0),
-            aml::resources(&[aml::edge_interrupt(layout::EVENT_GSI)]),
-            aml::method("_EVT", &aml::notify("PWRB", 0x80)),
-        ]),
-        aml::device("PEVT", &[
-            text_id("QEMU0001"),
-            number(0),
-            aml::name("_STA", &aml::integer(0xf)),
-            aml::resources(&[aml::io_ports(ports::PANIC, 1)]),
-        ]),
+        aml::device(
+            "GED_",
+            &[
+                text_id("ACPI0013"),
+                number(0),
+                aml::resources(&[aml::edge_interrupt(layout::EVENT_GSI)]),
+                aml::method("_EVT", &aml::notify("PWRB", 0x80)),
+            ],
+        ),
+        aml::device(
+            "PEVT",
+            &[
+                text_id("QEMU0001"),
+                number(0),
+                aml::name("_STA", &aml::integer(0xf)),
+                aml::resources(&[aml::io_ports(ports::PANIC, 1)]),
+            ],
+        ),
     ];
     for (n, node) in (0..).zip(nodes) {
-        content.push(aml::device(&format!("V{n:03}"), &[
-            text_id("LNRO0005"),
-            number(n),
-            aml::resources(&[aml::memory(node.base, node.len), aml::edge_interrupt(node.gsi)]),
-        ]));
+        content.push(aml::device(
+            &format!("V{n:03}"),
+            &[
+                text_id("LNRO0005"),
+                number(n),
+                aml::resources(&[aml::memory(node.base, node.len), aml::edge_interrupt(node.gsi)]),
+            ],
+        ));
     }
     let off = [SLEEP_OFF.into(), 0, 0, 0].map(aml::integer);
     [aml::scope(br"\_SB_", &content.concat()), aml::name("_S5", &aml::package(&off))].concat()
@@ -155,9 +167,8 @@ mod tests {
         let all = tables(32, &[node; 18]).unwrap();
         let sum = |bytes: &[u8]| bytes.iter().fold(0_u8, |sum, b| sum.wrapping_add(*b));
         assert_eq!((&all[..8], sum(&all[..20]), sum(&all[..36])), (&b"RSD PTR "[..], 0, 0));
-        let pointer = |at: usize| {
-            (u64::from_le_bytes(all[at..at + 8].try_into().unwrap()) - layout::ACPI) as usize
-        };
+        let pointer =
+            |at: usize| (u64::from_le_bytes(all[at..at + 8].try_into().unwrap()) - layout::ACPI) as usize;
         let table = |at: usize| {
             let len = u32::from_le_bytes(all[at + 4..at + 8].try_into().unwrap()) as usize;
             &all[at..at + len]

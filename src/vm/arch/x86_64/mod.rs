@@ -15,7 +15,8 @@ use vm_memory::{Bytes, GuestAddress};
 pub(crate) use self::acpi::{MmioNode, RESET_VALUE, SERIAL_GSI, SLEEP_OFF, ports};
 use self::cpuid::DeadlineTimer;
 pub(crate) use self::layout::{
-    COMMAND_LINE_MAX, EVENT_GSI, FIRST_GSI, GSI_END, HOLE_START, KERNEL_MIN, MMIO_BASE, MMIO_SIZE, memory_pieces,
+    COMMAND_LINE_MAX, EVENT_GSI, FIRST_GSI, GSI_END, HOLE_START, KERNEL_MIN, MMIO_BASE, MMIO_SIZE,
+    memory_pieces,
 };
 use super::super::boot::{Entry, Loaded};
 use super::super::memory::Memory;
@@ -132,6 +133,7 @@ pub(crate) fn describe(
         (layout::START_INFO, params::start_info(size, loaded.initramfs)),
         (layout::GDT, regs::gdt(loaded.entry)),
         (layout::PAGE_TABLES, regs::page_tables()),
+        (layout::RESET_VECTOR, regs::reset_code()),
     ];
     for (at, bytes) in pieces {
         memory.write_slice(&bytes, GuestAddress(at)).map_err(|e| {

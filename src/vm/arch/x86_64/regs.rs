@@ -40,7 +40,18 @@ pub(super) fn gdt(entry: Entry) -> Vec<u8> {
         Entry::Linux64(_) => 0x00af_9b00_0000_ffff,
         Entry::Pvh(_) => 0x00cf_9b00_0000_ffff,
     };
-    [0, 0, code, 0x00cf_9300_0000_ffff, 0x0000_8b00_0000_0067].into_iter().flat_map(u64::to_le_bytes).collect()
+    [0, 0, code, 0x00cf_9300_0000_ffff, 0x0000_8b00_0000_0067]
+        .into_iter()
+        .flat_map(u64::to_le_bytes)
+        .collect()
+}
+
+/// What stands at the reset vector, in 16-bit code: the write to the reset port. Linux on a machine with hardware-reduced
+/// ACPI takes its restarts for EFI's business, and without EFI it jumps there.
+pub(super) fn reset_code() -> Vec<u8> {
+    let [lo, hi] = super::ports::RESET.to_le_bytes();
+    // mov dx, PORT; mov al, VALUE; out dx, al; hlt; jump to the hlt
+    vec![0xba, lo, hi, 0xb0, super::RESET_VALUE, 0xee, 0xf4, 0xeb, 0xfd]
 }
 
 /// Page tables that map the first 4 GiB to themselves, in pages of 2 MiB.
