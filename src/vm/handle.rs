@@ -1,6 +1,7 @@
 //! The handle of a virtual machine.
 
 use std::fmt;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::time::SystemTime;
 
@@ -182,6 +183,18 @@ impl Vm {
             Run::Ended(Ended { seen: Some(seen), .. }) | Run::Deleted(Some(seen)) => seen.counts,
             _ => ExitCounts::default(),
         }
+    }
+
+    /// A descriptor that is readable once the present run has ended, for an event loop. Do not read from or write to it.
+    ///
+    /// # Errors
+    /// [`InvalidState`](crate::ErrorKind::InvalidState) where it does not run in this runtime.
+    pub fn end_event(&self) -> Result<OwnedFd> {
+        let fd = self.live().and_then(|live| {
+            let event = live.machine.control().ended_event().as_fd();
+            event.try_clone_to_owned().map_err(|e| Error::io("duplicate the event of the end", e))
+        });
+        fd.map_err(|e| e.with_op("end_event").with_instance(self.id()))
     }
 
     pub(super) fn run(&self) -> MutexGuard<'_, Run> {

@@ -1,5 +1,7 @@
 //! Virtual machines with Debian's kernels: in the lane with `--kvm` alone, since a KVM that interprets runs no Linux.
 
+#![allow(clippy::print_stdout)]
+
 mod initramfs;
 
 use std::path::PathBuf;
@@ -171,6 +173,31 @@ fn reboot_and_panic_are_told_apart() {
             assert_eq!(ended(&vm), reason, "{}\n{}", kernel.release, vm.console_log().text());
             finish(&vm);
         }
+    }
+}
+
+#[test]
+fn a_virtio_device_is_found_and_used() {
+    const MODULES: &[&str] = &[
+        "drivers/virtio/virtio",
+        "drivers/virtio/virtio_ring",
+        "drivers/virtio/virtio_mmio",
+        "drivers/char/hw_random/rng-core",
+        "drivers/char/hw_random/virtio-rng",
+    ];
+    let rig = require_rig!();
+    for kernel in &rig.kernels {
+        let initramfs = rig.dir.path().join("random");
+        std::fs::write(&initramfs, initramfs::pack(kernel, &rig.busybox, MODULES)).unwrap();
+        let config =
+            VmConfig::builder("random").kernel(&kernel.vmlinux).initramfs(&initramfs).rng().memory(192 << 20);
+        let line = format!("{LINE} do=random");
+        let vm = rig.runtime.create(config.command_line(line).ephemeral().build().unwrap()).unwrap();
+        vm.start().unwrap();
+        says(&vm, "RANDOM 64");
+        assert_eq!(ended(&vm), ExitReason::Poweroff(0));
+        println!("{}: random bytes read, {:?}", kernel.release, vm.exit_counts());
+        finish(&vm);
     }
 }
 

@@ -170,16 +170,14 @@ impl Transport {
         match register {
             reg::DEVICE_FEATURES_SEL => state.device_features_sel = value,
             reg::DRIVER_FEATURES_SEL => state.driver_features_sel = value,
-            reg::DRIVER_FEATURES => {
-                if state.status & status::FEATURES_OK == 0 {
-                    let shift = match state.driver_features_sel {
-                        0 => 0,
-                        1 => 32,
-                        _ => return,
-                    };
-                    let kept = state.driver_features & !(u64::from(u32::MAX) << shift);
-                    state.driver_features = kept | u64::from(value) << shift;
-                }
+            reg::DRIVER_FEATURES if state.status & status::FEATURES_OK == 0 => {
+                let shift = match state.driver_features_sel {
+                    0 => 0,
+                    1 => 32,
+                    _ => return,
+                };
+                let kept = state.driver_features & !(u64::from(u32::MAX) << shift);
+                state.driver_features = kept | u64::from(value) << shift;
             }
             reg::QUEUE_SEL => state.queue_sel = value,
             reg::QUEUE_NUM => {
