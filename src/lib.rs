@@ -48,8 +48,8 @@
 //! # What it is not
 //!
 //! Not a daemon, not an image store, not an orchestrator: it starts what you give it. It does not set up networks
-//! beyond "none" and "the host's". OCI bundles, images, devices, snapshots and micro-VMs are planned and not there
-//! yet. A container shares the host's kernel: a hole in the kernel is a hole in the container.
+//! beyond "none" and "the host's". OCI bundles, images and snapshots are planned and not there yet; virtual machines
+//! (feature `vm`) have a console, and no disk and no network so far. A container shares the host's kernel: a hole in the kernel is a hole in the container.
 //!
 //! # What happens to your process
 //!
@@ -57,9 +57,10 @@
 //! |---|---|
 //! | working directory, umask, environment, signal mask and handlers, credentials, namespaces of any thread, resource limits, `no_new_privs`, dumpable and subreaper flag, `oom_score_adj` | none |
 //! | file descriptors | those that a live handle owns, all close-on-exec; none after it is dropped |
-//! | threads | those of a pool and of the spawner thread, where they are switched on, until the runtime is closed; with feature `image` one for the time of unpacking a compressed archive; with `systemd` one for the time of a D-Bus call |
+//! | threads | with feature `vm` those of running virtual machines; those of a pool and of the spawner thread, where they are switched on, until the runtime is closed; with feature `image` one for the time of unpacking a compressed archive; with `systemd` one for the time of a D-Bus call |
 //! | cgroup of the process | none, unless [`Placement::OwnWithLeaf`] is asked for |
 //! | child processes | the first processes of containers and the commands run by `exec`; for an ordinary user `newuidmap`, `newgidmap` and `rm` for a moment. They are waited for by pidfd alone, never by `wait(-1)`. Their end raises SIGCHLD, as any child's does |
+//! | signals | with feature `vm` one real-time signal that does nothing, of your choice (`vm::use_kick_signal`) |
 //! | end of the process | never caused; bad input gives an error, never a panic |
 //!
 //! The tests take a snapshot of all this around every container that they start.
@@ -108,7 +109,7 @@
 //! | `container` (default) | reserved: the container engine, which is always there at present |
 //! | `image` | [`Unpack`](rootfs::Unpack): root file systems from tar archives, plain or compressed by gzip, zstd, xz |
 //! | `systemd` | `Placement::SystemdScope`: a scope of systemd's for the instances' cgroups, over D-Bus |
-//! | `vm` | what is there of micro-VMs: so far, finding out whether this host can run them |
+//! | `vm` | `Vm`: virtual machines through KVM, in threads of your program |
 #![deny(unsafe_code)]
 #![cfg(target_os = "linux")]
 

@@ -49,6 +49,8 @@ pub struct VmConfig {
     pub(super) memory_backing: MemoryBacking,
     pub(super) console_ring: usize,
     #[serde(default)]
+    pub(super) rng: bool,
+    #[serde(default)]
     pub(super) ephemeral: bool,
     #[serde(default)]
     pub(super) kill_on_drop: bool,
@@ -108,6 +110,7 @@ impl VmConfig {
             vcpus: self.vcpus,
             memory: self.memory,
             backing: self.memory_backing,
+            rng: self.rng,
         }
     }
 
@@ -171,6 +174,7 @@ impl VmBuilder {
             memory: 128 * MIB,
             memory_backing: MemoryBacking::Auto,
             console_ring: 256 << 10,
+            rng: false,
             ephemeral: false,
             kill_on_drop: false,
         };
@@ -230,6 +234,12 @@ impl VmBuilder {
     /// Sets how many bytes of the guest's console are kept, up to 64 MiB: 256 KiB unless told otherwise.
     pub fn console_ring(mut self, bytes: usize) -> Self {
         self.config.console_ring = bytes;
+        self
+    }
+
+    /// Gives it a source of random bytes, the host's: a virtio device (`virtio_mmio` and `virtio-rng` in Linux).
+    pub fn rng(mut self) -> Self {
+        self.config.rng = true;
         self
     }
 

@@ -33,19 +33,9 @@ impl Watcher<'_> {
         EventData::new_u64(u64::from(self.handler) << 32 | u64::from(token))
     }
 
-    /// Calls the handler with `token` whenever the descriptor is ready. It must be [removed](Self::remove) before it is
-    /// closed, if copies of it stay open.
+    /// Calls the handler with `token` whenever the descriptor is ready, until its last copy is closed.
     pub(super) fn add(&self, fd: impl AsFd, token: u32, flags: EventFlags) -> Result<()> {
         epoll::add(self.epoll, fd, self.data(token), flags).map_err(|e| Error::sys("watch a descriptor", e))
-    }
-
-    pub(super) fn modify(&self, fd: impl AsFd, token: u32, flags: EventFlags) -> Result<()> {
-        epoll::modify(self.epoll, fd, self.data(token), flags)
-            .map_err(|e| Error::sys("watch a descriptor for something else", e))
-    }
-
-    pub(super) fn remove(&self, fd: impl AsFd) -> Result<()> {
-        epoll::delete(self.epoll, fd).map_err(|e| Error::sys("watch a descriptor no longer", e))
     }
 }
 

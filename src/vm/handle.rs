@@ -1,6 +1,7 @@
 //! The handle of a virtual machine.
 
 use std::fmt;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::time::SystemTime;
 
@@ -48,7 +49,8 @@ pub(super) enum Run {
         started_at: SystemTime,
     },
     Ended(Ended),
-    Deleted,
+    /// With what was seen of its last run.
+    Deleted(Option<Seen>),
 }
 
 /// A run that has ended.
@@ -138,7 +140,9 @@ impl Vm {
     pub fn exit_reason(&self) -> Option<ExitReason> {
         match &*self.run() {
             Run::Live(live) => live.machine.control().reason(),
-            Run::Ended(Ended { seen: Some(seen), .. }) => Some(seen.reason.clone()),
+            Run::Ended(Ended { seen: Some(seen), .. }) | Run::Deleted(Some(seen)) => {
+                Some(seen.reason.clone())
+            }
             _ => None,
         }
     }
@@ -154,7 +158,9 @@ impl Vm {
     pub fn console_since(&self, from: u64) -> ConsoleOutput {
         let ring = match &*self.run() {
             Run::Live(live) => Some(Arc::clone(&live.console)),
-            Run::Ended(Ended { seen: Some(seen), .. }) => Some(Arc::clone(&seen.console)),
+            Run::Ended(Ended { seen: Some(seen), .. }) | Run::Deleted(Some(seen)) => {
+                Some(Arc::clone(&seen.console))
+            }
             _ => None,
         };
         ring.map_or_else(|| ConsoleRing::new(0).since(0), |ring| ring.since(from))
@@ -174,9 +180,21 @@ impl Vm {
     pub fn exit_counts(&self) -> ExitCounts {
         match &*self.run() {
             Run::Live(live) => live.machine.exit_counts(),
-            Run::Ended(Ended { seen: Some(seen), .. }) => seen.counts,
+            Run::Ended(Ended { seen: Some(seen), .. }) | Run::Deleted(Some(seen)) => seen.counts,
             _ => ExitCounts::default(),
         }
+    }
+
+    /// A descriptor that is readable once the present run has ended, for an event loop. Do not read from or write to it.
+    ///
+    /// # Errors
+    /// [`InvalidState`](crate::ErrorKind::InvalidState) where it does not run in this runtime.
+    pub fn end_event(&self) -> Result<OwnedFd> {
+        let fd = self.live().and_then(|live| {
+            let event = live.machine.control().ended_event().as_fd();
+            event.try_clone_to_owned().map_err(|e| Error::io("duplicate the event of the end", e))
+        });
+        fd.map_err(|e| e.with_op("end_event").with_instance(self.id()))
     }
 
     pub(super) fn run(&self) -> MutexGuard<'_, Run> {
@@ -184,7 +202,7 @@ impl Vm {
     }
 
     pub(crate) fn is_deleted(&self) -> bool {
-        matches!(*self.run(), Run::Deleted)
+        matches!(*self.run(), Run::Deleted(_))
     }
 
     pub(super) fn between(&self) -> &Arc<Between> {

@@ -56,7 +56,7 @@ impl Vm {
         self.settle_if_ended()?;
         match &*self.run() {
             Run::Never | Run::Ended(_) => {}
-            Run::Deleted => return Err(self.gone()),
+            Run::Deleted(_) => return Err(self.gone()),
             Run::Live(_) => {
                 return Err(Error::new(ErrorKind::InvalidState, "start").detail("it is running"));
             }
@@ -285,7 +285,7 @@ impl Vm {
                 Run::Live(live) => Arc::clone(live),
                 Run::Ended(ended) => return Ok(ended.exit),
                 Run::Elsewhere { pid, .. } => return Err(elsewhere(*pid)),
-                Run::Deleted => return Err(self.gone()),
+                Run::Deleted(_) => return Err(self.gone()),
                 Run::Never => {
                     known?;
                     return Err(Error::new(ErrorKind::InvalidState, "wait for the virtual machine")

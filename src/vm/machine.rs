@@ -33,6 +33,8 @@ pub(super) struct Spec {
     /// Bytes.
     pub(super) memory: u64,
     pub(super) backing: MemoryBacking,
+    /// Whether it has a source of random bytes.
+    pub(super) rng: bool,
 }
 
 /// A machine that runs, or has ended. Dropping it ends it and waits for its threads.
@@ -79,6 +81,9 @@ impl Machine {
         let serial = Arc::new(Serial::new(console, assembly.interrupt(SERIAL_GSI)?));
         let power_button = assembly.interrupt(EVENT_GSI)?;
         add_ports(&mut assembly, &serial)?;
+        if spec.rng {
+            devices::virtio::add(&mut assembly, Box::new(devices::virtio::Rng))?;
+        }
         for add in devices {
             add(&mut assembly)?;
         }

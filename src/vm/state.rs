@@ -47,7 +47,7 @@ impl Vm {
         match &*run {
             // This handle knows more of that run.
             Run::Ended(ended) if is_same_time(ended.started_at, record.started_at) => return Ok(()),
-            Run::Live(_) | Run::Deleted => return Ok(()),
+            Run::Live(_) | Run::Deleted(_) => return Ok(()),
             _ => {}
         }
         let started_at = record.started_at;
@@ -63,7 +63,7 @@ impl Vm {
     pub(super) fn settle_if_ended(&self) -> Result<()> {
         let live = match &*self.run() {
             Run::Live(live) => Some(Arc::clone(live)),
-            Run::Deleted => return Ok(()),
+            Run::Deleted(_) => return Ok(()),
             _ => None,
         };
         let Some(live) = live else { return self.look_at_record() };
@@ -101,7 +101,7 @@ impl Vm {
         self.settle_if_ended()?;
         match &*self.run() {
             Run::Live(live) => Ok(Arc::clone(live)),
-            Run::Deleted => Err(self.gone()),
+            Run::Deleted(_) => Err(self.gone()),
             Run::Elsewhere { pid, .. } => Err(elsewhere(*pid)),
             Run::Never | Run::Ended(_) => {
                 Err(Error::new(ErrorKind::InvalidState, "find the running virtual machine")
@@ -149,7 +149,7 @@ impl Vm {
                 info.started_at = Some(ended.started_at);
             }
             Run::Never => {}
-            Run::Deleted => return Err(self.gone().with_instance(self.id())),
+            Run::Deleted(_) => return Err(self.gone().with_instance(self.id())),
         }
         Ok(info)
     }

@@ -81,7 +81,13 @@ impl Vm {
         {
             return Err(e);
         }
-        *self.run() = Run::Deleted;
+        let mut run = self.run();
+        let seen = match std::mem::replace(&mut *run, Run::Never) {
+            Run::Ended(ended) => ended.seen,
+            _ => None,
+        };
+        *run = Run::Deleted(seen);
+        drop(run);
         self.runtime.vms().forget(&id);
         Ok(())
     }
@@ -91,7 +97,7 @@ impl Vm {
             self.settle_if_ended()?;
             match &*self.run() {
                 Run::Never | Run::Ended(_) => {}
-                Run::Deleted => return Err(self.gone()),
+                Run::Deleted(_) => return Err(self.gone()),
                 Run::Live(_) | Run::Elsewhere { .. } => {
                     return Err(Error::new(ErrorKind::InvalidState, "rename")
                         .detail("the virtual machine is running"));

@@ -16,28 +16,29 @@ echo "INIT cpus=$($B nproc) kib=$($B sed -n 's/MemTotal: *\([0-9]*\).*/\1/p' /pr
 case $what in
 off) printf '\005' | $B dd of=/dev/port bs=1 seek=1539 2>/dev/null; $B poweroff -f ;;
 reboot) $B reboot -f ;;
+bare) for m in pvpanic-mmio pvpanic; do $B rmmod $m; done; echo c > /proc/sysrq-trigger ;;
 panic) echo c > /proc/sysrq-trigger ;;
-button) echo LISTENING; $B dd if=/dev/input/event0 of=/dev/null bs=24 count=1 2>/dev/null; echo PRESSED; $B poweroff -f ;;
+button) exec 3</dev/input/event0; echo LISTENING; $B dd of=/dev/null bs=24 count=1 <&3 2>/dev/null; echo PRESSED; $B poweroff -f ;;
 count) n=0; while :; do n=$((n + 1)); echo "COUNT $n"; $B usleep 20000; done ;;
 echo) while read -r line; do echo "ECHO $line"; [ "$line" = end ] && $B poweroff -f; done ;;
-random) $B dd if=/dev/hwrng bs=16 count=4 2>/dev/null | $B wc -c; $B poweroff -f ;;
+random) echo RANDOM $($B dd if=/dev/hwrng bs=16 count=4 2>/dev/null | $B wc -c); $B poweroff -f ;;
 esac
 $B sleep 1000
 "#;
 
 /// A kernel in the lane's cache.
 #[derive(Debug, Clone)]
-pub struct Kernel {
+pub(crate) struct Kernel {
     /// Its release.
-    pub release: String,
+    pub(crate) release: String,
     /// Uncompressed, an ELF file.
-    pub vmlinux: PathBuf,
-    pub bzimage: PathBuf,
+    pub(crate) vmlinux: PathBuf,
+    pub(crate) bzimage: PathBuf,
     modules: PathBuf,
 }
 
 /// All kernels that the lane has unpacked, one of each series.
-pub fn kernels() -> Vec<Kernel> {
+pub(crate) fn kernels() -> Vec<Kernel> {
     let cache = std::env::var_os("STOCKADE_GUESTS").map(PathBuf::from).or_else(|| {
         let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
         let base = base.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
@@ -64,12 +65,13 @@ pub fn kernels() -> Vec<Kernel> {
 }
 
 /// The static busybox of the lane.
-pub fn busybox() -> Option<PathBuf> {
+pub(crate) fn busybox() -> Option<PathBuf> {
     Some(PathBuf::from("/run/vm/busybox")).filter(|path| path.is_file())
 }
 
-/// Packs it with these modules, in this order: paths below the kernel's own, without a suffix.
-pub fn pack(kernel: &Kernel, busybox: &Path, modules: &[&str]) -> Vec<u8> {
+/// Packs it with these modules, in this order: paths below the kernel's own, without a suffix. What is built in is no
+/// module.
+pub(crate) fn pack(kernel: &Kernel, busybox: &Path, modules: &[&str]) -> Vec<u8> {
     let mut archive = Archive::default();
     for dir in ["bin", "dev", "mod", "proc", "sys"] {
         archive.entry(dir, 0o040_755, &[]);
@@ -80,12 +82,14 @@ pub fn pack(kernel: &Kernel, busybox: &Path, modules: &[&str]) -> Vec<u8> {
     for module in modules {
         let path = kernel.modules.join("kernel").join(module);
         let plain = path.with_added_extension("ko");
+        let xz = path.with_added_extension("ko.xz");
         let bytes = if plain.is_file() {
             std::fs::read(plain).unwrap()
+        } else if !xz.is_file() {
+            continue;
         } else {
-            let packed = path.with_added_extension("ko.xz");
-            let out = Command::new(busybox).args(["xz", "-dc"]).arg(&packed).output().unwrap();
-            assert!(out.status.success(), "{}", packed.display());
+            let out = Command::new(busybox).args(["xz", "-dc"]).arg(&xz).output().unwrap();
+            assert!(out.status.success(), "{}", xz.display());
             out.stdout
         };
         let name = format!("{}.ko", module.rsplit('/').next().unwrap());

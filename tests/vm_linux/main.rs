@@ -1,5 +1,7 @@
 //! Virtual machines with Debian's kernels: in the lane with `--kvm` alone, since a KVM that interprets runs no Linux.
 
+#![allow(clippy::print_stdout)]
+
 mod initramfs;
 
 use std::path::PathBuf;
@@ -164,11 +166,38 @@ fn the_pvh_entry_boots_too() {
 fn reboot_and_panic_are_told_apart() {
     let rig = require_rig!();
     for kernel in &rig.kernels {
-        for (what, reason) in [("reboot", ExitReason::Reboot(0)), ("panic", ExitReason::Panic)] {
+        // Without its driver, a panic is a restart, for which `panic=-1` asks.
+        let (reboot, panic) = (ExitReason::Reboot(0), ExitReason::Panic);
+        for (what, reason) in [("reboot", reboot.clone()), ("panic", panic), ("bare", reboot)] {
             let Boot { vm, .. } = rig.start(kernel, &kernel.vmlinux, what, 1);
             assert_eq!(ended(&vm), reason, "{}\n{}", kernel.release, vm.console_log().text());
             finish(&vm);
         }
+    }
+}
+
+#[test]
+fn a_virtio_device_is_found_and_used() {
+    const MODULES: &[&str] = &[
+        "drivers/virtio/virtio",
+        "drivers/virtio/virtio_ring",
+        "drivers/virtio/virtio_mmio",
+        "drivers/char/hw_random/rng-core",
+        "drivers/char/hw_random/virtio-rng",
+    ];
+    let rig = require_rig!();
+    for kernel in &rig.kernels {
+        let initramfs = rig.dir.path().join("random");
+        std::fs::write(&initramfs, initramfs::pack(kernel, &rig.busybox, MODULES)).unwrap();
+        let config =
+            VmConfig::builder("random").kernel(&kernel.vmlinux).initramfs(&initramfs).rng().memory(192 << 20);
+        let line = format!("{LINE} do=random");
+        let vm = rig.runtime.create(config.command_line(line).ephemeral().build().unwrap()).unwrap();
+        vm.start().unwrap();
+        says(&vm, "RANDOM 64");
+        assert_eq!(ended(&vm), ExitReason::Poweroff(0));
+        println!("{}: random bytes read, {:?}", kernel.release, vm.exit_counts());
+        finish(&vm);
     }
 }
 

@@ -6,7 +6,7 @@
 use std::arch::global_asm;
 
 /// Wraps code as a kernel file.
-pub fn kernel(code: &[u8]) -> Vec<u8> {
+pub(crate) fn kernel(code: &[u8]) -> Vec<u8> {
     let base: u64 = 1 << 20;
     let mut file = vec![0_u8; 0x78];
     file[..6].copy_from_slice(b"\x7fELF\x02\x01");
@@ -38,7 +38,7 @@ macro_rules! guests {
         );
 
         $(#[$doc])*
-        pub fn $name() -> Vec<u8> {
+        pub(crate) fn $name() -> Vec<u8> {
             unsafe extern "C" {
                 #[link_name = concat!("guest_", stringify!($name))]
                 static START: u8;
@@ -90,7 +90,7 @@ guests! {
 
     /// One instruction that not every KVM can do, then off.
     vector:
-        "pxor xmm0, xmm0"
+        "mov rax, cr4" "or eax, 0x600" "mov cr4, rax" "pxor xmm0, xmm0"
         "mov dx, 0x600" "mov al, 0x34" "out dx, al"
         "2: jmp 2b";
 
@@ -166,6 +166,69 @@ guests! {
         "mov [rbx], ax" "mov word ptr [rbx + 2], 0x10" "mov word ptr [rbx + 4], 0x8e00"
         "shr rax, 16" "mov [rbx + 6], ax" "shr rax, 16" "mov [rbx + 8], eax" "mov dword ptr [rbx + 12], 0"
         "mov word ptr [0x201000], 0xfff" "mov [0x201002], rdi" "lidt [0x201000]" "ret";
+
+    /// Asks a virtio device at the first place, a source of random bytes, three times for 16 bytes, by doorbell and
+    /// interrupt: `R` for each time that there were some.
+    random:
+        "mov al, 0xff" "out 0x21, al" "out 0xa1, al"
+        "lea rax, [rip + 3f]" "mov ebx, 0x46" "call 8f"
+        "mov r8d, 0xfee00000" "mov dword ptr [r8 + 0xf0], 0x1ff"
+        "mov edi, 0xfec00000"
+        "mov dword ptr [rdi], 0x1c" "mov dword ptr [rdi + 0x10], 0x46"
+        "mov dword ptr [rdi], 0x1d" "mov dword ptr [rdi + 0x10], 0"
+        "mov ebx, 0xd0000000"
+        "cmp dword ptr [rbx], 0x74726976" "jne 7f"
+        "cmp dword ptr [rbx + 8], 4" "jne 7f"
+        "mov dword ptr [rbx + 0x70], 0" "mov dword ptr [rbx + 0x70], 3"
+        "mov dword ptr [rbx + 0x24], 1" "mov dword ptr [rbx + 0x20], 1"
+        "mov dword ptr [rbx + 0x70], 0xb"
+        "mov dword ptr [rbx + 0x30], 0" "mov dword ptr [rbx + 0x38], 8"
+        "mov dword ptr [rbx + 0x80], 0x210000" "mov dword ptr [rbx + 0x84], 0"
+        "mov dword ptr [rbx + 0x90], 0x211000" "mov dword ptr [rbx + 0x94], 0"
+        "mov dword ptr [rbx + 0xa0], 0x212000" "mov dword ptr [rbx + 0xa4], 0"
+        "mov dword ptr [rbx + 0x44], 1" "mov dword ptr [rbx + 0x70], 0xf"
+        "mov dword ptr [0x210000], 0x213000" "mov dword ptr [0x210004], 0"
+        "mov dword ptr [0x210008], 16" "mov dword ptr [0x21000c], 2"
+        "xor r12d, r12d" "sti"
+        "mov word ptr [0x211002], 1" "mov dword ptr [rbx + 0x50], 0"
+        "2: hlt" "jmp 2b"
+        "3: mov eax, [rbx + 0x60]" "mov [rbx + 0x64], eax" "mov dword ptr [r8 + 0xb0], 0"
+        "test eax, 1" "jz 4f"
+        "inc r12d" "cmp [0x212002], r12w" "jne 7f"
+        "mov rax, [0x213000]" "or rax, [0x213008]" "jz 7f"
+        "mov dx, 0x3f8" "mov al, 'R'" "out dx, al"
+        "cmp r12d, 3" "je 7f"
+        "xor eax, eax" "mov [0x213000], rax" "mov [0x213008], rax"
+        "lea eax, [r12 + 1]" "mov [0x211002], ax" "mov dword ptr [rbx + 0x50], 0"
+        "4: iretq"
+        "7: mov dx, 0x600" "mov al, 0x34" "out dx, al"
+        "6: jmp 6b"
+        "8: mov edi, 0x200000" "shl ebx, 4" "add ebx, edi"
+        "mov [rbx], ax" "mov word ptr [rbx + 2], 0x10" "mov word ptr [rbx + 4], 0x8e00"
+        "shr rax, 16" "mov [rbx + 6], ax" "shr rax, 16" "mov [rbx + 8], eax" "mov dword ptr [rbx + 12], 0"
+        "mov word ptr [0x201000], 0xfff" "mov [0x201002], rdi" "lidt [0x201000]" "ret";
+
+    /// Gives the same device a ring outside of memory, which it must not take (`o`), and one that says to hold more than
+    /// it can, after which the device must want a reset (`N`) and take one (`0`).
+    hostile:
+        "mov ebx, 0xd0000000"
+        "mov dword ptr [rbx + 0x70], 3"
+        "mov dword ptr [rbx + 0x24], 1" "mov dword ptr [rbx + 0x20], 1"
+        "mov dword ptr [rbx + 0x70], 0xb"
+        "mov dword ptr [rbx + 0x38], 8"
+        "mov dword ptr [rbx + 0x84], 0x7fffffff" "mov dword ptr [rbx + 0x44], 1"
+        "cmp dword ptr [rbx + 0x44], 0" "jne 7f"
+        "mov dx, 0x3f8" "mov al, 'o'" "out dx, al"
+        "mov dword ptr [rbx + 0x80], 0x210000" "mov dword ptr [rbx + 0x84], 0"
+        "mov dword ptr [rbx + 0x90], 0x211000" "mov dword ptr [rbx + 0xa0], 0x212000"
+        "mov dword ptr [rbx + 0x44], 1" "mov dword ptr [rbx + 0x70], 0xf"
+        "mov word ptr [0x211002], 1000" "mov dword ptr [rbx + 0x50], 0"
+        "2: pause" "test dword ptr [rbx + 0x70], 0x40" "jz 2b"
+        "mov al, 'N'" "out dx, al"
+        "mov dword ptr [rbx + 0x70], 0" "cmp dword ptr [rbx + 0x70], 0" "jne 7f"
+        "mov al, '0'" "out dx, al"
+        "7: mov dx, 0x600" "mov al, 0x34" "out dx, al"
+        "6: jmp 6b";
 
     /// Starts the second processor, in real mode at 0x1000, and waits for its word; `2`, then off.
     second:

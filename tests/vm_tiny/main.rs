@@ -222,6 +222,24 @@ fn input_and_the_power_button_come_as_interrupts() {
 }
 
 #[test]
+fn a_virtio_device_answers_and_does_not_believe_everything() {
+    let _serial = support::serial();
+    require_kvm!();
+    let rig = Rig::new();
+    for (name, kernel, said) in [("random", guests::random(), "RRR"), ("hostile", guests::hostile(), "oN0")] {
+        let vm = rig.runtime.create(rig.config(name, &kernel).rng().vcpus(2).build().unwrap()).unwrap();
+        vm.start().unwrap();
+        assert_eq!((ended(&vm), vm.console_log().text()), (ExitReason::Poweroff(0), said.to_owned()));
+    }
+    // Paused and thawed with its event thread.
+    let vm = rig.runtime.create(rig.config("pause", &guests::spin()).rng().build().unwrap()).unwrap();
+    vm.start().unwrap();
+    vm.freeze_with(FreezeOptions::new().deadline(PATIENCE)).unwrap();
+    vm.unfreeze().unwrap();
+    vm.stop().unwrap();
+}
+
+#[test]
 fn a_second_processor_starts() {
     let _serial = support::serial();
     require_kvm!();

@@ -8,6 +8,7 @@ mod console;
 mod legacy;
 mod power;
 mod serial;
+pub(super) mod virtio;
 
 pub(super) use bus::{Bus, BusDevice};
 pub use console::ConsoleOutput;

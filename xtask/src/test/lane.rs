@@ -47,7 +47,7 @@ const TWO_CPUS: &[&str] = &[
     "cpu_balance",
 ];
 /// Test programs that need `/dev/kvm`.
-const KVM: &[&str] = &["vm_linux"];
+const KVM: &[&str] = &["vm_linux", "vm_tiny"];
 /// Per cent of what a test with many rounds does on the host.
 const SCALE: u32 = 10;
 /// For all programs together. Above it the lane fails: the test command has 40 minutes.

@@ -24,7 +24,11 @@ pub(super) const LOW_END: u64 = 0x9fc00;
 /// The ACPI tables.
 pub(super) const ACPI: u64 = 0xe_0000;
 /// Where they must end.
-pub(super) const ACPI_END: u64 = 0x10_0000;
+pub(super) const ACPI_END: u64 = RESET_VECTOR;
+/// Where a processor begins after a reset in real mode, and where a kernel jumps that wants one.
+pub(super) const RESET_VECTOR: u64 = 0xf_fff0;
+/// The end of what is no memory to the guest.
+pub(super) const LEGACY_END: u64 = 0x10_0000;
 /// Where a kernel can be.
 pub(crate) const KERNEL_MIN: u64 = 0x10_0000;
 

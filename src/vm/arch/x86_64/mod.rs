@@ -133,6 +133,7 @@ pub(crate) fn describe(
         (layout::START_INFO, params::start_info(size, loaded.initramfs)),
         (layout::GDT, regs::gdt(loaded.entry)),
         (layout::PAGE_TABLES, regs::page_tables()),
+        (layout::RESET_VECTOR, regs::reset_code()),
     ];
     for (at, bytes) in pieces {
         memory.write_slice(&bytes, GuestAddress(at)).map_err(|e| {

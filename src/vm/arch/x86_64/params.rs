@@ -15,7 +15,7 @@ enum Kind {
 fn memory_map(size: u64) -> Vec<(u64, u64, Kind)> {
     let mut map = vec![
         (0, layout::LOW_END, Kind::Ram),
-        (layout::ACPI, layout::ACPI_END - layout::ACPI, Kind::AcpiTables),
+        (layout::ACPI, layout::LEGACY_END - layout::ACPI, Kind::AcpiTables),
     ];
     for (start, len) in layout::memory_pieces(size) {
         let (start, end) = (start.max(layout::KERNEL_MIN), start + len);

@@ -46,6 +46,14 @@ pub(super) fn gdt(entry: Entry) -> Vec<u8> {
         .collect()
 }
 
+/// What stands at the reset vector, in 16-bit code: the write to the reset port. Linux on a machine with hardware-reduced
+/// ACPI takes its restarts for EFI's business, and without EFI it jumps there.
+pub(super) fn reset_code() -> Vec<u8> {
+    let [lo, hi] = super::ports::RESET.to_le_bytes();
+    // mov dx, PORT; mov al, VALUE; out dx, al; hlt; jump to the hlt
+    vec![0xba, lo, hi, 0xb0, super::RESET_VALUE, 0xee, 0xf4, 0xeb, 0xfd]
+}
+
 /// Page tables that map the first 4 GiB to themselves, in pages of 2 MiB.
 pub(super) fn page_tables() -> Vec<u8> {
     const PRESENT_WRITABLE: u64 = 3;
