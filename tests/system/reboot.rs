@@ -83,6 +83,7 @@ fn all_who_wait_go_on_waiting_through_a_reboot() {
         })
         .collect();
     let rounds = support::scaled(20);
+    until(SOON, "it is up", || boots(&c.console_log().unwrap()) == 1);
     for n in 0..rounds {
         let first = c.info().unwrap().pid;
         image.touch("go");
@@ -113,6 +114,7 @@ fn a_stop_between_two_runs_is_an_end() {
     let mut held = 0;
     for shutdown in [false, true] {
         let c = rig.run(image.system("web").system_with(restarted(1000)));
+        until(SOON, "it is up", || boots(&c.console_log().unwrap()) == 1);
         let pidfd = c.pidfd().unwrap();
         image.touch("go");
         // Its end, which nobody has looked at.
