@@ -39,7 +39,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         std::io::stdout().write_all(&new.bytes)?;
         std::io::stdout().flush()?;
         if let Some(reason) = ended {
-            println!("\n{reason}, after {:?}; started in {started:?}; {:?}", begin.elapsed(), vm.exit_counts());
+            println!(
+                "\n{reason}, after {:?}; started in {started:?}; {:?}",
+                begin.elapsed(),
+                vm.exit_counts()
+            );
             return Ok(());
         }
         std::thread::sleep(Duration::from_millis(10));
