@@ -115,7 +115,7 @@ impl VmConfig {
     }
 
     /// Everything that is wrong with it, in one line each.
-    fn problems(&self) -> Vec<String> {
+    pub(super) fn problems(&self) -> Vec<String> {
         let mut found = Vec::new();
         if self.vcpus == 0 || self.vcpus > MAX_VCPUS {
             found.push(format!("vcpus: is {}, and must be from 1 to {MAX_VCPUS}", self.vcpus));

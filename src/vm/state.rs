@@ -25,6 +25,12 @@ impl Vm {
                 .detail("it lies in the directory of the other kind, durable or ephemeral")
                 .with_instance(id));
         }
+        let problems = record.config.problems();
+        if !problems.is_empty() {
+            return Err(Error::new(ErrorKind::Corrupt, "read the record of an instance")
+                .detail(problems.join("; "))
+                .with_instance(id));
+        }
         // The directory has the last word on the name.
         record.config.id = id.clone();
         let running = runtime.vms().running(&record.uuid);

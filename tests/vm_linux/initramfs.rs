@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Loads its modules, says that it is there, and does what `do=` on the command line says.
+/// Loads its modules, says that it is there, and does what `do=` on the command line says. It waits before it ends where it
+/// has said something: Linux 6.12 sends its output a little later.
 const INIT: &str = r#"#!/bin/busybox sh
 B=/bin/busybox
 $B mount -t proc proc /proc
@@ -18,10 +19,10 @@ off) printf '\005' | $B dd of=/dev/port bs=1 seek=1539 2>/dev/null; $B poweroff 
 reboot) $B reboot -f ;;
 bare) for m in pvpanic-mmio pvpanic; do $B rmmod $m; done; echo c > /proc/sysrq-trigger ;;
 panic) echo c > /proc/sysrq-trigger ;;
-button) exec 3</dev/input/event0; echo LISTENING; $B dd of=/dev/null bs=24 count=1 <&3 2>/dev/null; echo PRESSED; $B poweroff -f ;;
+button) exec 3</dev/input/event0; echo LISTENING; $B dd of=/dev/null bs=24 count=1 <&3 2>/dev/null; echo PRESSED; $B sleep 1; $B poweroff -f ;;
 count) n=0; while :; do n=$((n + 1)); echo "COUNT $n"; $B usleep 20000; done ;;
-echo) while read -r line; do echo "ECHO $line"; [ "$line" = end ] && $B poweroff -f; done ;;
-random) echo RANDOM $($B dd if=/dev/hwrng bs=16 count=4 2>/dev/null | $B wc -c); $B poweroff -f ;;
+echo) while read -r line; do echo "ECHO $line"; [ "$line" = end ] && $B sleep 1 && $B poweroff -f; done ;;
+random) echo RANDOM $($B dd if=/dev/hwrng bs=16 count=4 2>/dev/null | $B wc -c); $B sleep 1; $B poweroff -f ;;
 esac
 $B sleep 1000
 "#;

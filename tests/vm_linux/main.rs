@@ -179,8 +179,8 @@ fn reboot_and_panic_are_told_apart() {
 #[test]
 fn a_virtio_device_is_found_and_used() {
     const MODULES: &[&str] = &[
-        "drivers/virtio/virtio",
         "drivers/virtio/virtio_ring",
+        "drivers/virtio/virtio",
         "drivers/virtio/virtio_mmio",
         "drivers/char/hw_random/rng-core",
         "drivers/char/hw_random/virtio-rng",

@@ -348,6 +348,73 @@ fn handles_come_and_go_and_the_machine_stays() {
     assert_eq!(rig.runtime.get(&id).unwrap_err().kind(), ErrorKind::NotFound);
 }
 
+/// The directory of the host that is to die, where this process is that host.
+const DOOMED: &str = "STOCKADE_TEST_DOOMED";
+
+#[test]
+fn a_machine_ends_with_its_host_and_is_found_stopped() {
+    if let Some(dir) = std::env::var_os(DOOMED) {
+        return die(PathBuf::from(dir));
+    }
+    let _serial = support::serial();
+    require_kvm!();
+    let rig = Rig::new();
+    let this = std::env::current_exe().unwrap();
+    let mut host = std::process::Command::new(this)
+        .args(["--exact", "a_machine_ends_with_its_host_and_is_found_stopped", "--nocapture"])
+        .env(DOOMED, rig.dir.path())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let there = rig.dir.path().join("runs");
+    support::until(PATIENCE, "the machine runs", || there.exists());
+    let vm = rig.runtime.vm(&"doomed".parse().unwrap()).unwrap();
+    assert_eq!((vm.status(), vm.start().unwrap_err().kind()), (Status::Running, ErrorKind::Unsupported));
+    assert_eq!(vm.delete().unwrap_err().kind(), ErrorKind::Unsupported);
+    host.kill().unwrap();
+    host.wait().unwrap();
+    assert_eq!((vm.status(), vm.wait().unwrap()), (Status::Stopped, ExitStatus::Unknown));
+    assert_eq!(open(&rig.dir).get(&vm.id()).unwrap().status(), Status::Stopped);
+    vm.start().unwrap();
+    assert_eq!(vm.status(), Status::Running);
+    vm.stop().unwrap();
+    vm.delete().unwrap();
+}
+
+fn die(dir: PathBuf) {
+    let at = |name| dir.join(name);
+    let runtime = Runtime::builder().state_dir(at("state")).run_dir(at("run")).open().unwrap();
+    std::fs::write(at("spin"), guests::spin()).unwrap();
+    let config = VmConfig::builder("doomed").kernel(at("spin")).memory(32 << 20).build().unwrap();
+    runtime.create(config).unwrap().start().unwrap();
+    std::fs::write(at("runs"), "").unwrap();
+    std::thread::sleep(PATIENCE);
+}
+
+#[test]
+fn damaged_records_are_errors() {
+    let _serial = support::serial();
+    let rig = Rig::new();
+    for (n, (was, is)) in
+        [("\"vcpus\":1", "\"vcpus\":0"), ("\"memory\":33554432", "\"memory\":1"), ("\"kernel\"", "\"k\"")]
+            .into_iter()
+            .enumerate()
+    {
+        let name = format!("damaged-{n}");
+        let vm = rig.runtime.create(rig.config(&name, b"").build().unwrap()).unwrap();
+        let id = vm.id();
+        drop(vm);
+        let record = rig.dir.path().join(format!("state/instances/default/{name}/record.json"));
+        let text = std::fs::read_to_string(&record).unwrap();
+        assert!(text.contains(was), "{text}");
+        std::fs::write(&record, text.replace(was, is)).unwrap();
+        let e = rig.runtime.get(&id).unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::Corrupt, "{e}");
+        assert!(rig.runtime.list().unwrap().is_empty());
+        std::fs::remove_dir_all(record.parent().unwrap()).unwrap();
+    }
+}
+
 #[test]
 fn twenty_machines_come_and_go_and_leave_nothing() {
     let _serial = support::serial();
