@@ -4,13 +4,15 @@
 //! `cargo xtask bench-peers`: only ratios from one run mean anything on a shared machine.
 
 use std::hint::black_box;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use stockade::caps::CapabilitySets;
-use stockade::container::{Container, ContainerBuilder, ContainerConfig, Network, SeccompConfig};
+use stockade::container::{Container, ContainerBuilder, ContainerConfig, Network, Nic, SeccompConfig};
 use stockade::instance::ExecOptions;
+use stockade::namespaces::{Namespace, NamespaceKind};
 use stockade::{Rootfs, Runtime};
 
 struct Bench {
@@ -66,6 +68,46 @@ impl Bench {
 /// The sum over `n` measurements, as criterion wants it.
 fn sum(n: u64, mut one: impl FnMut() -> Duration) -> Duration {
     (0..n).map(|_| one()).sum()
+}
+
+/// Starts with network interfaces, on a host of the benchmark's own: the thread is in a network namespace of its own
+/// meanwhile.
+fn nics(c: &mut Criterion) {
+    let Some(bench) = Bench::new() else { return };
+    let host = Namespace::own(NamespaceKind::Net).expect("own network namespace");
+    // SAFETY: a plain number; of this thread alone.
+    let unshared = unsafe { libc::unshare(libc::CLONE_NEWNET) };
+    assert_eq!(unshared, 0, "needs CAP_SYS_ADMIN");
+    for args in ["link add br0 type bridge", "link set br0 up"] {
+        let mut ip = std::process::Command::new(bench.root.join("bin/busybox"));
+        assert!(ip.arg("ip").args(args.split(' ')).status().expect("busybox").success());
+    }
+    let address = |nic: Nic| nic.address("10.77.0.2/24").gateway("10.77.0.1");
+    let variants = [
+        ("none", bench.config()),
+        ("p2p", bench.config().nic(address(Nic::p2p()))),
+        ("bridged", bench.config().nic(address(Nic::bridged("br0")))),
+        ("two", bench.config().nic(address(Nic::bridged("br0"))).nic(Nic::p2p())),
+    ];
+    let mut group = c.benchmark_group("nic");
+    for (name, config) in variants {
+        let config = config.build().expect("valid");
+        group.bench_function(BenchmarkId::new("to_exec", name), |b| {
+            b.iter_custom(|n| sum(n, || bench.run(&config).0));
+        });
+        group.bench_function(BenchmarkId::new("to_gone", name), |b| {
+            b.iter_custom(|n| sum(n, || bench.run(&config).1));
+        });
+    }
+    let config = bench.config().args(["/bin/sleep", "1000"]).nic(address(Nic::bridged("br0")));
+    let up = bench.runtime.create(config.build().expect("valid")).expect("create");
+    up.start().expect("start");
+    group.bench_function("interfaces", |b| b.iter(|| black_box(up.interfaces().expect("list"))));
+    group.finish();
+    up.stop().expect("stop");
+    // SAFETY: a live descriptor of a network namespace.
+    let back = unsafe { libc::setns(host.as_fd().as_raw_fd(), libc::CLONE_NEWNET) };
+    assert_eq!(back, 0);
 }
 
 fn starts(c: &mut Criterion) {
@@ -164,6 +206,6 @@ fn verbs(c: &mut Criterion) {
 criterion_group! {
     name = life;
     config = Criterion::default().sample_size(20).measurement_time(Duration::from_secs(3)).warm_up_time(Duration::from_millis(500));
-    targets = starts, host_sizes, verbs
+    targets = starts, nics, host_sizes, verbs
 }
 criterion_main!(life);

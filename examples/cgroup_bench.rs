@@ -2,18 +2,18 @@
 //!
 //! `cgroup_bench [ROUNDS]`, in a cgroup in which the caller may make children. Made for `cargo xtask bench-cgroup`; on a
 //! hybrid host most controllers are lacking, so run it in the VM lane too. Only there (`VM_LANE` is set) it enables the
-//! controllers of its own cgroup for its children. Rows take turns; the first tenth is not counted.
+//! controllers of its own cgroup for its children. Rows take turns; the first tenth is not counted. The bare calls are
+//! rustix's, as the library's own are: those of the C library take longer.
 #![expect(clippy::print_stdout, reason = "an example talks to whoever runs it")]
 
 use std::error::Error;
 use std::fs::{self, File};
-use std::io::Write;
-use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use serde_json::json;
-use stockade::cgroup::{Cgroup, Enforce, Hierarchy, Limits};
+use rustix::fs::{AtFlags, Mode, OFlags, openat, unlinkat};
+use stockade::cgroup::{BlockDevice, Cgroup, CpuMax, CpuSet, Enforce, Hierarchy, IoLimits, Limits};
 
 type Result<T = ()> = std::result::Result<T, Box<dyn Error>>;
 
@@ -29,7 +29,9 @@ fn main() -> Result {
     }
     let leaf = own.create_child(&format!("stockade-bench-{}", std::process::id()))?;
     leaf.enable_controllers(&leaf.controllers()?)?;
-    let done = stats(&leaf, rounds).and_then(|()| limits(&leaf, rounds));
+    let done = stats(&leaf, rounds)
+        .and_then(|()| limits(&leaf, rounds, io_weight()))
+        .and_then(|()| limits(&leaf, rounds, io_max(disk()?)));
     leaf.remove(Some(Instant::now() + Duration::from_secs(10)))?;
     done
 }
@@ -67,7 +69,7 @@ fn stats(parent: &Cgroup, rounds: usize) -> Result {
         || (),
         || {
             for file in &files {
-                file.read_at(&mut buffer, 0)?;
+                rustix::io::pread(file, &mut buffer[..], 0)?;
             }
             Ok(())
         },
@@ -82,42 +84,58 @@ fn stats(parent: &Cgroup, rounds: usize) -> Result {
     Ok(())
 }
 
-/// Each limit as it stands in JSON, its file, and what is written.
-fn table() -> Vec<(&'static str, serde_json::Value, &'static str, &'static str)> {
-    let us = |n: u64| json!({ "secs": n / 1_000_000, "nanos": n % 1_000_000 * 1000 });
-    vec![
-        ("cpu_weight", json!(50), "cpu.weight", "50"),
-        (
-            "cpu_max",
-            json!({ "quota": { "quota": us(50_000), "period": us(100_000) } }),
-            "cpu.max",
-            "50000 100000",
-        ),
-        ("memory_low", json!(1 << 20), "memory.low", "1048576"),
-        ("memory_high", json!(256 << 20), "memory.high", "268435456"),
-        ("memory_max", json!(512 << 20), "memory.max", "536870912"),
-        ("memory_swap_max", json!(0), "memory.swap.max", "0"),
-        ("io_weight", json!(50), "io.weight", "50"),
-        ("pids_max", json!(100), "pids.max", "100"),
-    ]
+/// A limit, its file, and what is written there.
+type Row = (Limits, &'static str, String);
+
+/// Seven limits and one of I/O, in the order in which they are set.
+fn table(io: Row) -> Result<Vec<Row>> {
+    let half = CpuMax::quota(Duration::from_millis(50), Duration::from_millis(100));
+    let none = Limits::new;
+    Ok(vec![
+        (none().cpu_weight(50_u32), "cpu.weight", "50".to_owned()),
+        (none().cpu_max(half), "cpu.max", "50000 100000".to_owned()),
+        (none().cpuset_cpus(CpuSet::new([0])?), "cpuset.cpus", "0".to_owned()),
+        io,
+        (none().pids_max(100), "pids.max", "100".to_owned()),
+        (none().memory_swap_max(0), "memory.swap.max", "0".to_owned()),
+        (none().memory_high(256 << 20), "memory.high", "268435456".to_owned()),
+        (none().memory_max(512 << 20), "memory.max", "536870912".to_owned()),
+    ])
 }
 
-fn limits(parent: &Cgroup, rounds: usize) -> Result {
+fn io_weight() -> Row {
+    (Limits::new().io_weight(50_u32), "io.weight", "default 50".to_owned())
+}
+
+/// This one is looked up on the host first.
+fn io_max(disk: BlockDevice) -> Row {
+    let text = format!("{disk} rbps=10485760");
+    (Limits::new().io_device(disk, IoLimits::new().read_bytes_max(10 << 20)), "io.max", text)
+}
+
+/// A whole disk; the first loop device where there is none.
+fn disk() -> Result<BlockDevice> {
+    let disks = fs::read_dir("/sys/block")?.map(|e| Ok(e?.path())).collect::<std::io::Result<Vec<_>>>()?;
+    let made_up = |p: &PathBuf| {
+        let name = p.file_name().unwrap_or_default().to_string_lossy();
+        ["loop", "ram", "zram"].iter().any(|kind| name.starts_with(kind))
+    };
+    let best = disks.iter().min_by_key(|p| (made_up(p), *p)).ok_or("there is no block device")?;
+    Ok(fs::read_to_string(best.join("dev"))?.trim().parse()?)
+}
+
+fn limits(parent: &Cgroup, rounds: usize, io: Row) -> Result {
     let probe = parent.create_child("probe")?;
-    let (mut writes, mut all) = (Vec::new(), serde_json::Map::new());
-    for (key, value, file, text) in table() {
-        let one = serde_json::from_value::<Limits>(json!({ key: &value }));
-        if one.is_err() {
-            println!("left out: {key}: this version has no such limit");
-        } else if !probe.path().join(file).exists() {
-            println!("left out: {key}: no {file} here");
-        } else {
-            all.insert(key.to_owned(), value);
+    let (mut writes, mut limits) = (Vec::new(), Limits::new());
+    for (limit, file, text) in table(io)? {
+        if probe.path().join(file).exists() {
+            limits = limits.patched(&limit);
             writes.push((file, text));
+        } else {
+            println!("left out: no {file} here");
         }
     }
     probe.remove(None)?;
-    let limits: Limits = serde_json::from_value(all.into())?;
     println!("limits: {}: {}", writes.len(), writes.iter().map(|(f, _)| *f).collect::<Vec<_>>().join(" "));
     let made = std::cell::RefCell::new(None);
     let times = take_turns(
@@ -125,11 +143,12 @@ fn limits(parent: &Cgroup, rounds: usize) -> Result {
         || *made.borrow_mut() = parent.create_child("limits").ok(),
         || {
             let made = made.borrow();
-            let path = made.as_ref().ok_or("no cgroup was made")?.path();
+            let cgroup = made.as_ref().ok_or("no cgroup was made")?;
             for (file, text) in &writes {
-                File::options().write(true).open(path.join(file))?.write_all(text.as_bytes())?;
+                let file = openat(cgroup, *file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+                rustix::io::write(&file, text.as_bytes())?;
             }
-            Ok(fs::remove_dir(path)?)
+            Ok(unlinkat(parent, "limits", AtFlags::REMOVEDIR)?)
         },
         || {
             let made = made.borrow();

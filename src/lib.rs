@@ -148,9 +148,9 @@ pub use instance::Instance;
 pub use name::{InstanceId, InstanceName};
 pub use op::Cancel;
 pub use rootfs::Rootfs;
+pub use runtime::{CpuBalance, CpuPlacement, CpuWatch, Placement, Runtime, RuntimeBuilder, SpawnStrategy};
 #[cfg(feature = "systemd")]
 pub use runtime::{Manager, SystemdScope};
-pub use runtime::{Placement, Runtime, RuntimeBuilder, SpawnStrategy};
 pub use signal::Signal;
 #[doc(hidden)]
 pub use spawn::Fault;

@@ -154,7 +154,7 @@ fn each_control_is_set_and_read_back() {
             assert_eq!(found.patched(&limits), found, "{name}");
         } else if !expected.is_empty() {
             let (device, l) = found.io_devices.first_key_value().unwrap();
-            assert!(matches!(device, BlockDevice::Number { .. }), "{found:?}");
+            assert!(matches!(device, BlockDevice::Number(_)), "{found:?}");
             let wanted = limits.io_devices.first_key_value().unwrap().1;
             let named =
                 [wanted.weight.map(|w| Some(w) == l.weight), wanted.latency.map(|w| Some(w) == l.latency)];

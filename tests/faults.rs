@@ -278,9 +278,14 @@ fn every_op_of_an_exec() {
             });
             host.assert_unchanged();
             leaks.assert_clean();
-            let at = |step: &str| steps.iter().position(|s| s == step).unwrap();
-            // From inside the cgroup namespace `nsdelegate` would not let the clone be put into the cgroup.
-            assert!(at("clone the process") < at("join the container's cgroup namespace"), "{steps:?}");
+            let at = |step: &str| steps.iter().position(|s| s == step);
+            let order = (at("clone the process"), at("join the container's cgroup namespace"));
+            // From inside the cgroup namespace `nsdelegate` would not let the clone be put into the cgroup. Where the
+            // tests are scaled down, not every op is tried.
+            match order {
+                (Some(clone), Some(join)) => assert!(clone < join, "{steps:?}"),
+                _ => assert!(support::scaled(100) < 100, "{steps:?}"),
+            }
             assert_eq!(c.status(), Status::Running);
             c.stop().unwrap();
             c.delete().unwrap();

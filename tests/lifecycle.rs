@@ -1,9 +1,11 @@
 //! A container's life, on a busybox root: start, exec, freeze, stop, restart, rename, delete.
 
+use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use stockade::container::{Container, ContainerBuilder, ContainerConfig, Process};
-use stockade::instance::{ExecOptions, StartOptions, Status, Stdio, WaitOptions};
+use stockade::instance::{ExecOptions, KillOptions, KillTarget, StartOptions, Status, Stdio, WaitOptions};
 use stockade::{ErrorKind, ExitStatus, Rootfs, Runtime, Signal};
 use support::{HostSnapshot, PrivateDirs, require_fixture, require_root};
 
@@ -86,4 +88,53 @@ fn a_whole_life_changes_nothing_on_the_host_and_leaves_nothing() {
         leaks.assert_clean();
     }
     before.assert_unchanged();
+}
+
+/// The processes of a cgroup that have not ended.
+fn procs(cgroup: &Path) -> Vec<String> {
+    fs::read_to_string(cgroup.join("cgroup.procs")).unwrap().lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn a_signal_to_all_reaches_the_cgroups_below() {
+    let _serial = support::serial();
+    require_root!();
+    let _ = require_fixture!("busybox");
+    let host = HostSnapshot::take();
+    let dirs = support::private_dirs();
+    let rt = runtime(&dirs);
+    warm(&rt);
+    let leaks = dirs.leak_check();
+    let script = "for i in 1 2 3; do sleep 1000 & done; exec sleep 1000";
+    let config = busybox("all").unwrap().args(["sh", "-c", script]).kill_on_drop();
+    let c = rt.create(config.build().unwrap()).unwrap();
+    c.start().unwrap();
+    let top = c.info().unwrap().cgroup.unwrap();
+    let init = c.info().unwrap().pid.unwrap().to_string();
+    let wait = |what, holds: &mut dyn FnMut() -> bool| support::until(Duration::from_secs(60), what, holds);
+    wait("the sleepers have started", &mut || procs(&top).len() == 4);
+
+    // One stays beside the first process, one is in a cgroup below, and one in a cgroup below that.
+    let deep = top.join("below/deep");
+    fs::create_dir_all(&deep).unwrap();
+    let sleepers: Vec<String> = procs(&top).into_iter().filter(|pid| *pid != init).collect();
+    for (pid, cgroup) in sleepers.iter().zip([&top, &top.join("below"), &deep]) {
+        fs::write(cgroup.join("cgroup.procs"), pid).unwrap();
+    }
+    let all = || [&top, &top.join("below"), &deep].map(|cgroup| procs(cgroup).len());
+    assert_eq!(all(), [2, 1, 1]);
+
+    // The first process of a pid namespace has no default action for it.
+    c.kill(KillOptions::new(Signal::TERM).target(KillTarget::All)).unwrap();
+    wait("all but the first have ended", &mut || all() == [1, 0, 0]);
+    assert_eq!((procs(&top), c.status()), (vec![init], Status::Running));
+    c.kill(KillOptions::new(Signal::KILL).target(KillTarget::All)).unwrap();
+    c.wait().unwrap();
+    c.delete().unwrap();
+    assert!(!top.exists());
+    drop(c);
+    rt.close();
+    leaks.assert_clean();
+    drop(dirs);
+    host.assert_unchanged();
 }

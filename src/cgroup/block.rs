@@ -1,14 +1,87 @@
 //! Block devices, by number or by path.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::{fmt, fs};
 
 use rustix::fs::{FileType, makedev};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use super::stats::digits;
 use crate::error::{Error, ErrorKind, Result};
+
+/// The number of a block device (`makedev(3)`). As text, and in JSON, `8:16`.
+///
+/// ```
+/// use stockade::cgroup::DeviceNumber;
+///
+/// assert_eq!("8:16".parse::<DeviceNumber>()?, DeviceNumber::new(8, 16));
+/// # Ok::<(), stockade::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct DeviceNumber {
+    /// Which driver: 12 bits.
+    pub major: u32,
+    /// Which of its devices: 20 bits.
+    pub minor: u32,
+}
+
+impl DeviceNumber {
+    /// The number of these two parts.
+    pub fn new(major: u32, minor: u32) -> Self {
+        Self { major, minor }
+    }
+
+    /// The number that `text` begins with, and the rest.
+    pub(super) fn read(text: &[u8]) -> Option<(Self, &[u8])> {
+        let (major, rest) = digits(text)?;
+        let (minor, rest) = digits(rest.strip_prefix(b":")?)?;
+        let (major, minor) = (u32::try_from(major).ok()?, u32::try_from(minor).ok()?);
+        // What fits into the kernel's own numbers.
+        (major < 1 << 12 && minor < 1 << 20).then_some((Self { major, minor }, rest))
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        match Self::read(text.as_bytes()) {
+            Some((number, [])) => Some(number),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for DeviceNumber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.major, self.minor)
+    }
+}
+
+impl FromStr for DeviceNumber {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        Self::parse(text).ok_or_else(|| bad(text, "is no MAJOR:MINOR of a block device"))
+    }
+}
+
+impl TryFrom<String> for DeviceNumber {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
+    }
+}
+
+impl From<DeviceNumber> for String {
+    fn from(number: DeviceNumber) -> Self {
+        number.to_string()
+    }
+}
+
+fn bad(text: &str, why: &str) -> Error {
+    Error::invalid("block device", why).object(text.chars().take(80).collect::<String>())
+}
 
 /// A block device. As text, and in JSON, `8:0` or an absolute path.
 ///
@@ -29,13 +102,7 @@ use crate::error::{Error, ErrorKind, Result};
 #[non_exhaustive]
 pub enum BlockDevice {
     /// By its number.
-    #[non_exhaustive]
-    Number {
-        /// Which driver.
-        major: u32,
-        /// Which of its devices.
-        minor: u32,
-    },
+    Number(DeviceNumber),
     /// By its node, or by a file on it.
     Path(PathBuf),
 }
@@ -43,7 +110,7 @@ pub enum BlockDevice {
 impl BlockDevice {
     /// The device of this number.
     pub fn number(major: u32, minor: u32) -> Self {
-        Self::Number { major, minor }
+        Self::Number(DeviceNumber::new(major, minor))
     }
 
     /// The device of this node, or of the file system that this file is on.
@@ -55,45 +122,34 @@ impl BlockDevice {
         if text.starts_with('/') && !text.contains('\0') {
             return Some(Self::path(text));
         }
-        let (major, minor) = parse_number(text)?;
-        Some(Self::number(major, minor))
+        DeviceNumber::parse(text).map(Self::Number)
     }
 
     /// The number of the whole disk.
-    pub(super) fn resolve(&self) -> Result<(u32, u32)> {
-        let (major, minor) = match self {
-            Self::Number { major, minor } => (*major, *minor),
+    pub(super) fn resolve(&self) -> Result<DeviceNumber> {
+        let number = match self {
+            Self::Number(number) => *number,
             Self::Path(path) => number_of(path)?,
         };
-        let dir = PathBuf::from(format!("/sys/dev/block/{major}:{minor}"));
+        let dir = PathBuf::from(format!("/sys/dev/block/{number}"));
         let unknown = || Error::new(ErrorKind::NotFound, "look up block device").object(self.to_string());
-        if !dir.exists() {
+        let Ok(target) = fs::read_link(&dir) else {
             return Err(unknown()
-                .detail(format!("the kernel has no block device {major}:{minor}"))
+                .detail(format!("the kernel has no block device {number}"))
                 .hint("look for its number with lsblk(8), or name a file on it"));
-        }
-        if !dir.join("partition").exists() {
-            return Ok((major, minor));
+        };
+        // A disk whose directory is that of a class, as nearly all are, needs no other look.
+        if target.parent().is_some_and(|p| p.ends_with("block")) || !dir.join("partition").exists() {
+            return Ok(number);
         }
         // The link ends in the directory of the partition, which is below its disk's.
-        let disk = std::fs::read_to_string(dir.join("../dev")).ok();
-        disk.and_then(|t| parse_number(t.trim()))
-            .ok_or_else(|| unknown().detail(format!("the disk of partition {major}:{minor} is not known")))
+        let disk = fs::read_to_string(dir.join("../dev")).ok();
+        disk.and_then(|t| DeviceNumber::parse(t.trim()))
+            .ok_or_else(|| unknown().detail(format!("the disk of partition {number} is not known")))
     }
 }
 
-fn parse_number(text: &str) -> Option<(u32, u32)> {
-    let digits = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit());
-    let (major, minor) = text.split_once(':')?;
-    if !digits(major) || !digits(minor) {
-        return None;
-    }
-    let (major, minor) = (major.parse().ok()?, minor.parse().ok()?);
-    // What fits into the kernel's own numbers: 12 and 20 bits.
-    (major < 1 << 12 && minor < 1 << 20).then_some((major, minor))
-}
-
-fn number_of(path: &Path) -> Result<(u32, u32)> {
+fn number_of(path: &Path) -> Result<DeviceNumber> {
     let error = |e: Errno| {
         let e = Error::sys("look up block device", e).path(path);
         if e.kind() == ErrorKind::NotFound { e.detail("there is no such file") } else { e }
@@ -111,13 +167,13 @@ fn number_of(path: &Path) -> Result<(u32, u32)> {
             .detail("its file system is on no single block device, as tmpfs, overlay or btrfs")
             .hint("name the device itself"));
     }
-    Ok((major, minor))
+    Ok(DeviceNumber { major, minor })
 }
 
 impl fmt::Display for BlockDevice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Number { major, minor } => write!(f, "{major}:{minor}"),
+            Self::Number(number) => number.fmt(f),
             Self::Path(path) => path.display().fmt(f),
         }
     }
@@ -127,10 +183,7 @@ impl FromStr for BlockDevice {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        Self::parse(text).ok_or_else(|| {
-            let shown: String = text.chars().take(80).collect();
-            Error::invalid("block device", "is neither MAJOR:MINOR nor an absolute path").object(shown)
-        })
+        Self::parse(text).ok_or_else(|| bad(text, "is neither MAJOR:MINOR nor an absolute path"))
     }
 }
 
@@ -178,10 +231,9 @@ mod tests {
 
     #[test]
     fn every_device_of_this_host_is_a_whole_disk_or_has_one() {
-        for entry in std::fs::read_dir("/sys/dev/block").into_iter().flatten().flatten() {
+        for entry in fs::read_dir("/sys/dev/block").into_iter().flatten().flatten() {
             let device: BlockDevice = entry.file_name().to_str().unwrap().parse().unwrap();
-            let (major, minor) = device.resolve().unwrap();
-            let disk = format!("/sys/dev/block/{major}:{minor}");
+            let disk = format!("/sys/dev/block/{}", device.resolve().unwrap());
             assert!(!Path::new(&disk).join("partition").exists(), "{device} -> {disk}");
         }
     }

@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::Controller;
 use super::limits::Limits;
+use super::percent::Percent;
 use super::setting::{Files, Problems, Settings};
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// The kernel's bounds of a period, and the least quota (`cpu.max`).
 const PERIOD: (Duration, Duration) = (Duration::from_millis(1), Duration::from_secs(1));
@@ -77,87 +78,6 @@ pub enum CpuIdle {
     Idle,
 }
 
-/// A part of a whole in hundredths of a percent. As text, and in JSON, `12.50`.
-///
-/// ```
-/// use stockade::cgroup::Percent;
-///
-/// assert_eq!(Percent::from_hundredths(1250)?.to_string(), "12.50");
-/// assert_eq!("100".parse::<Percent>()?, Percent::WHOLE);
-/// assert!("100.01".parse::<Percent>().is_err());
-/// # Ok::<(), stockade::Error>(())
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Percent(u16);
-
-impl Percent {
-    /// Nothing.
-    pub const ZERO: Self = Self(0);
-    /// All.
-    pub const WHOLE: Self = Self(10_000);
-
-    /// `n` hundredths of a percent.
-    ///
-    /// # Errors
-    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) above 10,000.
-    pub fn from_hundredths(n: u16) -> Result<Self> {
-        if n > Self::WHOLE.0 {
-            return Err(Error::invalid("percentage", format!("{n} hundredths are more than 100 %")));
-        }
-        Ok(Self(n))
-    }
-
-    /// In hundredths of a percent: 0 to 10,000.
-    pub fn hundredths(self) -> u16 {
-        self.0
-    }
-}
-
-impl fmt::Display for Percent {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{:02}", self.0 / 100, self.0 % 100)
-    }
-}
-
-impl std::str::FromStr for Percent {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        let digits = |s: &str| s.bytes().all(|b| b.is_ascii_digit());
-        let (whole, part) = text.trim().split_once('.').unwrap_or((text.trim(), "0"));
-        let hundredths = || {
-            if whole.is_empty() || whole.len() > 3 || !digits(whole) || !(1..=2).contains(&part.len()) {
-                return None;
-            }
-            let part = format!("{part:0<2}");
-            if !digits(&part) {
-                return None;
-            }
-            let n = whole.parse::<u16>().ok()?.checked_mul(100)?.checked_add(part.parse().ok()?)?;
-            (n <= Self::WHOLE.0).then_some(Self(n))
-        };
-        hundredths().ok_or_else(|| {
-            let shown: String = text.chars().take(40).collect();
-            Error::invalid("percentage", "is no number from 0 to 100 with at most two decimals").object(shown)
-        })
-    }
-}
-
-impl TryFrom<String> for Percent {
-    type Error = Error;
-
-    fn try_from(text: String) -> Result<Self> {
-        text.parse()
-    }
-}
-
-impl From<Percent> for String {
-    fn from(p: Percent) -> Self {
-        p.to_string()
-    }
-}
-
 pub(super) fn problems(limits: &Limits, out: &mut Problems) {
     out.weight("cpu_weight", limits.cpu_weight);
     let mut quota_left = None;
@@ -219,19 +139,6 @@ pub(super) fn read(files: &dyn Files, limits: &mut Limits) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn percentages_are_exact_and_bounded() {
-        for (text, n) in [("0", 0), ("0.5", 50), ("12.34", 1234), ("100.00", 10_000), ("7.05\n", 705)] {
-            assert_eq!(text.parse::<Percent>().unwrap().hundredths(), n, "{text}");
-        }
-        for bad in ["", ".", ".5", "5.", "100.01", "101", "-1", "1.234", "1e1", "65536", "0.-1", "max", "+1"]
-        {
-            assert!(bad.parse::<Percent>().is_err(), "{bad}");
-        }
-        assert_eq!(serde_json::to_string(&Percent(1)).unwrap(), "\"0.01\"");
-        assert_eq!(serde_json::from_str::<Percent>("\"33.30\"").unwrap(), Percent(3330));
-    }
 
     #[test]
     fn bandwidth_is_read_as_it_is_written() {

@@ -1,11 +1,13 @@
 //! The cpuset controller.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 
 use serde::{Deserialize, Serialize};
 
 use super::Controller;
+use super::group::Cgroup;
 use super::idset::{CpuSet, NodeSet};
 use super::limits::Limits;
 use super::setting::{Files, Settings, first_word};
@@ -49,9 +51,60 @@ impl fmt::Display for Partition {
     }
 }
 
+/// The CPUs of the machine, as cgroups below one see them.
+#[derive(Clone, Debug)]
+pub(crate) struct HostCpus {
+    pub(crate) present: CpuSet,
+    /// Those that are online and that the cgroup may use.
+    pub(crate) allowed: CpuSet,
+    /// The same without those that the host keeps for itself, if any are left then.
+    pub(crate) usable: CpuSet,
+    /// Those of each memory node; empty on a kernel without NUMA.
+    pub(crate) nodes: BTreeMap<u32, CpuSet>,
+}
+
+impl Cgroup {
+    /// What CPUs cgroups below this one may be given.
+    pub(crate) fn host_cpus(&self) -> Result<HostCpus> {
+        let present = cpu_list(CPUS)?;
+        let online = cpu_list("/sys/devices/system/cpu/online")?;
+        // `isolcpus=` of the kernel's command line, and isolated partitions.
+        let isolated = cpu_list("/sys/devices/system/cpu/isolated").unwrap_or_default();
+        let effective = self.read_optional("cpuset.cpus.effective")?.and_then(|t| t.parse::<CpuSet>().ok());
+        let effective = effective.filter(|set| !set.is_empty());
+        let may = |cpu: &u32| effective.as_ref().is_none_or(|set| set.contains(*cpu));
+        let allowed = CpuSet::new(online.iter().filter(may))?;
+        let usable = CpuSet::new(allowed.iter().filter(|cpu| !isolated.contains(*cpu)))?;
+        let usable = if usable.is_empty() { allowed.clone() } else { usable };
+        let mut nodes = BTreeMap::new();
+        for node in online_nodes().iter().flat_map(NodeSet::iter) {
+            nodes.insert(node, cpu_list(&format!("/sys/devices/system/node/node{node}/cpulist"))?);
+        }
+        Ok(HostCpus { present, allowed, usable, nodes })
+    }
+
+    /// The CPUs that it was given (`cpuset.cpus`); none where it has no limit, or no such file.
+    pub(crate) fn given_cpus(&self) -> Result<CpuSet> {
+        Ok(self.read_optional("cpuset.cpus")?.and_then(|t| t.parse().ok()).unwrap_or_default())
+    }
+}
+
+fn cpu_list(path: &str) -> Result<CpuSet> {
+    let text =
+        fs::read_to_string(path).map_err(|e| Error::io("read the CPUs of the machine", e).path(path))?;
+    text.parse::<CpuSet>().map_err(|e| e.with_kind(crate::ErrorKind::Kernel).path(path))
+}
+
 /// The CPUs that this machine has; `None` where it does not say.
 pub(super) fn present_cpus() -> Option<CpuSet> {
     fs::read_to_string(CPUS).ok()?.parse().ok()
+}
+
+/// Whether this thread may run on all of these. Then they are there, and that is cheaper to ask than which are.
+fn may_run_on(wanted: &CpuSet) -> bool {
+    use rustix::thread::CpuSet as Mask;
+    let Ok(mine) = rustix::thread::sched_getaffinity(None) else { return false };
+    wanted.iter().all(|id| usize::try_from(id).is_ok_and(|id| id < Mask::MAX_CPU && mine.is_set(id)))
 }
 
 fn online_nodes() -> Option<NodeSet> {
@@ -60,7 +113,7 @@ fn online_nodes() -> Option<NodeSet> {
 
 pub(super) fn settings(limits: &Limits, out: &mut Settings) -> Result<()> {
     let c = Controller::Cpuset;
-    if let Some(wanted) = limits.cpuset_cpus.as_ref().filter(|set| !set.is_empty())
+    if let Some(wanted) = limits.cpuset_cpus.as_ref().filter(|set| !set.is_empty() && !may_run_on(set))
         && let Some(there) = present_cpus()
     {
         let lacking = CpuSet::new(wanted.iter().filter(|id| !there.contains(*id)))?;

@@ -59,7 +59,7 @@ pub(super) fn problems(limits: &Limits, out: &mut Problems) {
         out.name("dmem", region);
         let field = |name: &str| format!("dmem[{region}].{name}");
         for (name, value) in [("min", l.min), ("low", l.low), ("max", l.max)] {
-            out.bytes(&field(name), value);
+            out.bytes(field(name), value);
         }
         out.order((&field("min"), l.min), (&field("max"), l.max));
         out.order((&field("low"), l.low), (&field("max"), l.max));

@@ -125,8 +125,8 @@ impl HugetlbLimits {
 
 pub(super) fn problems(limits: &Limits, out: &mut Problems) {
     for (size, l) in &limits.hugetlb {
-        out.bytes(&format!("hugetlb[{size}].max"), l.max);
-        out.bytes(&format!("hugetlb[{size}].rsvd_max"), l.rsvd_max);
+        out.bytes(format_args!("hugetlb[{size}].max"), l.max);
+        out.bytes(format_args!("hugetlb[{size}].rsvd_max"), l.rsvd_max);
     }
 }
 

@@ -128,24 +128,26 @@ impl IoLimits {
 pub(super) fn problems(limits: &Limits, out: &mut Problems) {
     out.weight("io_weight", limits.io_weight);
     for (device, l) in &limits.io_devices {
-        let field = |name: &str| format!("io_devices[{device}].{name}");
         if let BlockDevice::Path(path) = device
             && (!path.is_absolute() || path.as_os_str().as_encoded_bytes().contains(&0))
         {
             out.add(format!("io_devices[{}]", path.display()), "is not an absolute path");
         }
         if let Some(IoWeight::Value(n)) = l.weight {
-            out.weight(&field("weight"), Some(n));
+            out.weight(format_args!("io_devices[{device}].weight"), Some(n));
         }
         for (key, name, value) in l.rates() {
             if value == Some(Limit::Value(0)) {
-                out.add(field(name), "0 would stop all I/O, and the kernel does not take it");
+                out.add(
+                    format!("io_devices[{device}].{name}"),
+                    "0 would stop all I/O, and the kernel does not take it",
+                );
             }
             let most = if key.ends_with("iops") { u64::from(u32::MAX) } else { i64::MAX as u64 };
-            out.at_most(&field(name), value, most);
+            out.at_most(format_args!("io_devices[{device}].{name}"), value, most);
         }
         if l.latency.is_some_and(|t| t.as_micros() > u128::from(u64::MAX / 1000)) {
-            out.add(field("latency"), "is longer than the kernel counts");
+            out.add(format!("io_devices[{device}].latency"), "is longer than the kernel counts");
         }
     }
 }
@@ -159,10 +161,10 @@ pub(super) fn settings(limits: &Limits, out: &mut Settings) -> Result<()> {
     for (device, l) in &limits.io_devices {
         let number = device.resolve()?;
         if let Some(other) = seen.insert(number, device) {
-            let why = format!("is the same block device as `{other}`: {}:{}", number.0, number.1);
+            let why = format!("is the same block device as `{other}`: {number}");
             return Err(Error::invalid("io_devices", why).object(device.to_string()));
         }
-        let key = format!("{}:{}", number.0, number.1);
+        let key = number.to_string();
         match l.weight {
             Some(IoWeight::Default) => {
                 out.add_line(c, "io.weight", (&key, "default"), "default".to_owned());
@@ -193,7 +195,7 @@ pub(super) fn read(files: &dyn Files, limits: &mut Limits) -> Result<()> {
     }
     let mut each = |text: &str, set: &dyn Fn(&mut IoLimits, &str)| {
         for (key, rest) in lines(text) {
-            if let Ok(device @ BlockDevice::Number { .. }) = key.parse() {
+            if let Ok(device @ BlockDevice::Number(_)) = key.parse() {
                 set(limits.io_devices.entry(device).or_default(), rest);
             }
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::block::BlockDevice;
-use super::cpu::{CpuIdle, CpuMax, Percent};
+use super::cpu::{CpuIdle, CpuMax};
 use super::cpuset::Partition;
 use super::dmem::DmemLimits;
 use super::hugetlb::{HugePageSize, HugetlbLimits};
@@ -16,6 +16,7 @@ use super::idset::{CpuSet, NodeSet};
 use super::io::IoLimits;
 use super::limit::Limit;
 use super::memory::OomPolicy;
+use super::percent::Percent;
 use super::rdma::RdmaLimits;
 use super::setting::{Files, Problems, Setting, Settings};
 use super::{Controller, cpu, cpuset, dmem, hugetlb, io, memory, misc, pids, rdma};

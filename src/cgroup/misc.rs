@@ -9,7 +9,7 @@ use crate::error::Result;
 pub(super) fn problems(limits: &Limits, out: &mut Problems) {
     for (name, max) in &limits.misc {
         out.name("misc", name);
-        out.bytes(&format!("misc[{name}]"), Some(*max));
+        out.bytes(format_args!("misc[{name}]"), Some(*max));
     }
 }
 

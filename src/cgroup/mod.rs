@@ -59,6 +59,7 @@ mod limit;
 mod limits;
 mod memory;
 mod misc;
+mod percent;
 mod pids;
 mod place;
 mod poll;
@@ -76,9 +77,10 @@ mod mock;
 mod tests;
 
 pub use apply::{Enforce, Skipped};
-pub use block::BlockDevice;
+pub use block::{BlockDevice, DeviceNumber};
 pub use controller::Controller;
-pub use cpu::{CpuIdle, CpuMax, Percent};
+pub use cpu::{CpuIdle, CpuMax};
+pub(crate) use cpuset::HostCpus;
 pub use cpuset::Partition;
 pub(crate) use devices::DevicePrograms;
 pub use devices::{DeviceAccess, DeviceKind, DevicePolicy, DeviceRule, DeviceVerdict};
@@ -92,14 +94,15 @@ pub use io::{IoLimits, IoWeight};
 pub use limit::Limit;
 pub use limits::Limits;
 pub use memory::{OomPolicy, Reclaimed};
+pub use percent::Percent;
 pub use place::{Boundary, CgroupKind, Delegation, Level};
 pub use pressure::{PressureKind, PressureResource, PressureTrigger, PressureWatch};
 pub use rdma::RdmaLimits;
 pub use state::{State, Watch};
 pub use stats::{
-    CgroupEvents, CgroupLocalStats, CgroupTree, ControllerCount, CpuLocalStats, CpuStats, DeviceNumber,
-    HugetlbEvents, HugetlbStats, IoStats, MemoryEvents, MemoryStat, MemoryStats, MiscStats, PidsEvents,
-    PidsStats, Pressure, Pressures, RdmaStats, Stall, StallShare, Stats, StatsReader, SwapEvents,
+    CgroupEvents, CgroupLocalStats, CgroupTree, ControllerCount, CpuLocalStats, CpuStats, HugetlbEvents,
+    HugetlbStats, IoStats, MemoryEvents, MemoryStat, MemoryStats, MiscStats, PidsEvents, PidsStats, Pressure,
+    Pressures, RdmaStats, Stall, Stats, StatsReader, SwapEvents,
 };
 #[doc(hidden)]
 pub use update::WriteFault;

@@ -47,8 +47,8 @@ impl RdmaLimits {
 pub(super) fn problems(limits: &Limits, out: &mut Problems) {
     for (device, l) in &limits.rdma {
         out.name("rdma", device);
-        out.at_most(&format!("rdma[{device}].hca_handles"), l.hca_handles, i32::MAX as u64);
-        out.at_most(&format!("rdma[{device}].hca_objects"), l.hca_objects, i32::MAX as u64);
+        out.at_most(format_args!("rdma[{device}].hca_handles"), l.hca_handles, i32::MAX as u64);
+        out.at_most(format_args!("rdma[{device}].hca_objects"), l.hca_objects, i32::MAX as u64);
     }
 }
 

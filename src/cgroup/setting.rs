@@ -1,6 +1,7 @@
 //! One write to one interface file, and what the controllers' files share.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use super::Controller;
 use super::limit::Limit;
@@ -39,11 +40,11 @@ pub(super) struct Setting {
 
 impl Setting {
     /// What is written. The kernel takes no empty write.
-    pub(super) fn text(&self) -> String {
+    pub(super) fn text(&self) -> Cow<'_, str> {
         match &self.line {
-            Some((key, _)) => format!("{key} {}", self.value),
-            None if self.value.is_empty() => "\n".to_owned(),
-            None => self.value.clone(),
+            Some((key, _)) => format!("{key} {}", self.value).into(),
+            None if self.value.is_empty() => "\n".into(),
+            None => self.value.as_str().into(),
         }
     }
 
@@ -101,23 +102,23 @@ impl Problems {
     }
 
     /// A size in bytes.
-    pub(super) fn bytes(&mut self, field: &str, value: Option<Limit>) {
+    pub(super) fn bytes(&mut self, field: impl fmt::Display, value: Option<Limit>) {
         self.at_most(field, value, i64::MAX as u64);
     }
 
-    pub(super) fn at_most(&mut self, field: &str, value: Option<Limit>, most: u64) {
+    pub(super) fn at_most(&mut self, field: impl fmt::Display, value: Option<Limit>, most: u64) {
         if let Some(Limit::Value(n)) = value
             && n > most
         {
-            self.add(field, format!("{n} is above {most}, the most that the kernel takes"));
+            self.add(field.to_string(), format!("{n} is above {most}, the most that the kernel takes"));
         }
     }
 
-    pub(super) fn weight(&mut self, field: &str, value: Option<u32>) {
+    pub(super) fn weight(&mut self, field: impl fmt::Display, value: Option<u32>) {
         if let Some(n) = value
             && !(1..=10_000).contains(&n)
         {
-            self.add(field, format!("{n} is not 1 to 10000"));
+            self.add(field.to_string(), format!("{n} is not 1 to 10000"));
         }
     }
 

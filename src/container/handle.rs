@@ -70,8 +70,9 @@ impl Container {
         made.map_err(|e| e.with_op("create").with_instance(&id))
     }
 
-    fn create_inner(runtime: &Runtime, config: ContainerConfig) -> Result<Arc<Self>> {
+    fn create_inner(runtime: &Runtime, mut config: ContainerConfig) -> Result<Arc<Self>> {
         let inner = runtime.inner();
+        super::nics::settle_macs(&mut config, &inner.state_dir);
         let id = config.id.clone();
         let durability = config.durability();
         let sandbox = runtime.take_sandbox(&config);

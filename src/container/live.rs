@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use super::handle::{Container, Run};
+use super::nics;
 use crate::cgroup::Cgroup;
 use crate::error::{Error, ErrorKind, Result};
 use crate::exit::ExitStatus;
@@ -128,11 +129,16 @@ impl Container {
         if let Some(cgroup) = &live.cgroup {
             remove_cgroup(cgroup)?;
         }
+        nics::remove(&live.record.host_links, &self.uuid, Deadline::after(SETTLE))?;
         // Another process that looks for an ephemeral one before it is deleted finds it ended, with status unknown.
         if !ephemeral && !written {
             self.write_end(RunRecord { exit: Some(exit), ..live.record.clone() })?;
         }
         *run = ended;
+        drop(run);
+        if self.config().allots_cpus() {
+            self.runtime.settle_cpus();
+        }
         Ok(())
     }
 

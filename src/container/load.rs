@@ -14,7 +14,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::exit::ExitStatus;
 use crate::idmap::{IdKind, IdMap};
 use crate::name::InstanceId;
-use crate::op::Action;
+use crate::op::{Action, Deadline};
 use crate::runtime::Runtime;
 use crate::spawn::Child;
 use crate::store::{RunRecord, Stored, boot_id};
@@ -120,8 +120,12 @@ impl Container {
         if let Some(cgroup) = self.cgroup_of(&record) {
             super::live::remove_cgroup(&cgroup)?;
         }
+        super::nics::remove(&record.host_links, &self.uuid, Deadline::after(START))?;
         let exit = ExitStatus::Unknown;
         self.write_end(RunRecord { exit: Some(exit), ..record })?;
+        if self.config().allots_cpus() {
+            self.runtime.settle_cpus();
+        }
         Ok(Some(Run::Ended { exit, started_at }))
     }
 

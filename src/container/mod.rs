@@ -13,6 +13,7 @@ mod live;
 mod load;
 mod metrics;
 mod networks;
+mod nics;
 mod payload;
 mod pool;
 mod rename;
@@ -26,8 +27,9 @@ mod update;
 mod verbs;
 
 pub use config::{
-    BindMount, CgroupConfig, ContainerBuilder, ContainerConfig, DEFAULT_PATH, EtcFile, IdMapConfig, Mount,
-    MountOptions, MountSet, Network, Problem, Propagation, SeccompConfig, TmpfsMount,
+    BindMount, CgroupConfig, ContainerBuilder, ContainerConfig, DEFAULT_PATH, EtcFile, IdMapConfig, IpNet,
+    MacAddress, Mount, MountOptions, MountSet, Network, Nic, NicKind, Problem, Propagation, SeccompConfig,
+    TmpfsMount,
 };
 pub use exec::{Output, Process};
 pub use handle::Container;
@@ -37,4 +39,5 @@ pub(crate) use handle::ContainerRecord;
 pub(crate) use handle::new_uuid;
 pub(crate) use live::remove_cgroup;
 pub(crate) use networks::{Networks, Taken as TakenNetwork};
+pub use nics::{AddressScope, InterfaceAddress, InterfaceCounters, InterfaceState, LinkState};
 pub(crate) use pool::{Pool, Sandbox};

@@ -73,6 +73,7 @@ impl Sandbox {
             payload: None,
             joins: Vec::new(),
             network: None,
+            nics: None,
             upper: None,
             runtime_dirs: [&inner.state_dir, &inner.run_dir] as [&Path; 2],
             strategy: inner.host.strategy(),
@@ -156,6 +157,9 @@ fn check(template: &ContainerConfig) -> Result<()> {
     if template.cgroup == CgroupConfig::Delegated {
         return invalid("has a delegated cgroup, which is for containers that run an init");
     }
+    if !template.nics.is_empty() {
+        return invalid("has network interfaces, which are made at each start");
+    }
     match &template.rootfs {
         Rootfs::Overlay(_) => invalid("has an overlay, whose upper directory belongs to one instance"),
         Rootfs::Dir(_) if !template.read_only_root => {
@@ -184,6 +188,8 @@ fn same_sandbox(template: &ContainerConfig, config: &ContainerConfig) -> bool {
         && a.readonly_paths == b.readonly_paths
         && a.propagation == b.propagation
         && a.loopback_down == b.loopback_down
+        // Its root has no rights over the network then.
+        && (b.nics.is_empty() || !a.loopback_down)
         && a.sysctls == b.sysctls
         && a.cgroup == b.cgroup
         && (&a.resolv_conf, &a.hosts, &a.hostname_file) == (&b.resolv_conf, &b.hosts, &b.hostname_file)

@@ -17,9 +17,9 @@ use super::config::{CgroupConfig, ContainerConfig};
 use super::devices;
 use super::handle::{Container, Run};
 use super::live::Live;
-use crate::cgroup::{Cgroup, ChangeOptions, DevicePolicy, Enforce, Limits, Skipped};
+use crate::cgroup::{Cgroup, ChangeOptions, CpuSet, DevicePolicy, Enforce, Limits, Skipped};
 use crate::error::{ErrorKind, Result};
-use crate::instance::UpdateOptions;
+use crate::instance::{CpuNodes, Cpus, UpdateOptions};
 use crate::name::InstanceId;
 use crate::op::{Action, Deadline};
 use crate::runtime::Runtime;
@@ -36,6 +36,10 @@ struct Recorded {
 struct RecordedConfig {
     #[serde(default)]
     limits: Limits,
+    #[serde(default)]
+    cpus: Cpus,
+    #[serde(default)]
+    cpu_nodes: CpuNodes,
     #[serde(default)]
     enforce: Enforce,
     #[serde(default)]
@@ -65,18 +69,22 @@ impl Container {
         let mut new = (*old).clone();
         new.limits = old.limits.patched(&options.limits);
         new.enforce = options.enforce.unwrap_or(old.enforce);
+        new.cpus = options.cpus.clone().unwrap_or_else(|| old.cpus.clone());
+        new.cpu_nodes = options.cpu_nodes.clone().unwrap_or_else(|| old.cpu_nodes.clone());
         new.check()?;
-        new.limits.check_host()?;
+        let cgroup = live.as_ref().and_then(|live| live.cgroup.as_ref());
+        let kernel = self.with_changed_cpus(&old, &new, cgroup)?;
+        kernel.limits.check_host()?;
         let Some(live) = live else {
             self.save_config(new)?;
             return Ok(Vec::new());
         };
-        let cgroup = live.cgroup.as_ref().filter(|_| !new.limits.is_empty());
+        let cgroup = live.cgroup.as_ref().filter(|_| !kernel.limits.is_empty());
         let Some(cgroup) = cgroup else {
             self.save_config(new)?;
             return Ok(Vec::new());
         };
-        self.enable_controllers(&new)?;
+        self.enable_controllers(&kernel)?;
         let change = ChangeOptions {
             enforce: new.enforce,
             below_use: options.below_use,
@@ -84,14 +92,35 @@ impl Container {
             fault: options.fault,
             ..ChangeOptions::default()
         };
-        let new_limits = new.limits.clone();
+        let allots = old.allots_cpus() || new.allots_cpus();
         let stop = options.cancel.as_ref().map(AsFd::as_fd);
         let skipped = self.change(&live, &old, new, || {
-            let skipped = cgroup.update_unless(&new_limits, &change, stop)?;
+            let skipped = cgroup.update_unless(&kernel.limits, &change, stop)?;
             live.set_skipped(skipped.iter().map(ToString::to_string).collect());
             Ok(skipped)
         })?;
+        if allots {
+            self.runtime.settle_cpus();
+        }
         Ok(skipped)
+    }
+
+    /// The new configuration with the CPUs that the kernel is to be told of among its limits.
+    fn with_changed_cpus(
+        &self,
+        old: &ContainerConfig,
+        new: &ContainerConfig,
+        cgroup: Option<&Cgroup>,
+    ) -> Result<ContainerConfig> {
+        if (&old.cpus, &old.cpu_nodes) == (&new.cpus, &new.cpu_nodes) {
+            return Ok(new.clone());
+        }
+        if new.allots_cpus() {
+            return self.runtime.with_cpus(&self.id(), new, cgroup);
+        }
+        let mut kernel = new.clone();
+        kernel.limits.cpuset_cpus.get_or_insert_with(CpuSet::default);
+        Ok(kernel)
     }
 
     /// What is to be changed: the run, where there is one, and the configuration on record.
@@ -145,9 +174,10 @@ impl Container {
         let config = self.config();
         let found: Option<Recorded> = self.runtime.inner().store.find(&self.id(), config.durability())?;
         let Some(found) = found.filter(|found| found.uuid == self.uuid) else { return Err(self.gone()) };
-        let RecordedConfig { limits, enforce, devices } = found.config;
-        if (&limits, enforce, &devices) != (&config.limits, config.enforce, &config.devices) {
-            let config = ContainerConfig { limits, enforce, devices, ..(*config).clone() };
+        let RecordedConfig { limits, cpus, cpu_nodes, enforce, devices } = found.config;
+        let known = (&config.limits, &config.cpus, &config.cpu_nodes, config.enforce, &config.devices);
+        if (&limits, &cpus, &cpu_nodes, enforce, &devices) != known {
+            let config = ContainerConfig { limits, cpus, cpu_nodes, enforce, devices, ..(*config).clone() };
             *self.config.write().unwrap_or_else(|e| e.into_inner()) = Arc::new(config);
         }
         Ok(())
@@ -197,10 +227,18 @@ impl Container {
         let config = self.config();
         let mut skipped = Vec::new();
         if let Some(cgroup) = &live.cgroup {
-            skipped = bring_to(cgroup, &config.limits);
+            let mut limits = config.limits.clone();
+            // Those of before are lifted; new ones come with the balance.
+            if !config.allots_cpus() && cgroup.given_cpus().is_ok_and(|cpus| !cpus.is_empty()) {
+                limits.cpuset_cpus.get_or_insert_with(CpuSet::default);
+            }
+            skipped = bring_to(cgroup, &limits);
             skipped.extend(devices::bring(&self.runtime.inner().host, cgroup, &config));
         }
         live.set_skipped(skipped);
+        if config.allots_cpus() {
+            self.runtime.settle_cpus();
+        }
         self.note_update(&live, Pending::No)
     }
 

@@ -19,17 +19,22 @@
 //! }
 //! ```
 
+mod balance;
 mod config;
+mod cpus;
 mod exec;
 mod info;
+pub mod keys;
 mod metrics;
 mod options;
 mod status;
 mod stdio;
 mod traits;
 
+pub(crate) use balance::{Machine, Task, Want, Where, balance};
 pub use config::InstanceConfig;
 pub(crate) use config::sealed;
+pub use cpus::{CpuNodes, Cpus};
 pub use exec::{Exec, ExecOptions, Process};
 pub use info::InstanceInfo;
 pub use metrics::Metrics;

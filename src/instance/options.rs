@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use crate::cgroup::{BelowUse, Enforce, Limits, WriteFault};
-use crate::instance::Stdio;
+use crate::instance::{CpuNodes, Cpus, Stdio};
 use crate::op::Cancel;
 use crate::signal::Signal;
 use crate::spawn::Fault;
@@ -301,6 +301,10 @@ pub struct WaitOptions {
 pub struct UpdateOptions {
     /// The limits that change.
     pub limits: Limits,
+    /// How many CPUs it has, or which, from now on; as before unless told otherwise.
+    pub cpus: Option<Cpus>,
+    /// The nodes that those CPUs are on; as before unless told otherwise.
+    pub cpu_nodes: Option<CpuNodes>,
     /// What to do about a limit that cannot be set on this host, from now on; as before unless told otherwise.
     pub enforce: Option<Enforce>,
     /// What to do about a limit of memory below what is in use: refuse unless told otherwise.
@@ -321,12 +325,28 @@ impl UpdateOptions {
     pub fn new(limits: Limits) -> Self {
         Self {
             limits,
+            cpus: None,
+            cpu_nodes: None,
             enforce: None,
             below_use: BelowUse::default(),
             deadline: Some(DEFAULT_DEADLINE),
             cancel: None,
             fault: None,
         }
+    }
+
+    /// Sets how many CPUs it has, or which; [`Cpus::All`] lifts that.
+    #[must_use]
+    pub fn cpus(mut self, cpus: impl Into<Cpus>) -> Self {
+        self.cpus = Some(cpus.into());
+        self
+    }
+
+    /// Sets the nodes that those CPUs are on; [`CpuNodes::Any`] lifts that.
+    #[must_use]
+    pub fn cpu_nodes(mut self, nodes: impl Into<CpuNodes>) -> Self {
+        self.cpu_nodes = Some(nodes.into());
+        self
     }
 
     /// Sets what to do about a limit that cannot be set on this host.

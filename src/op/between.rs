@@ -32,6 +32,8 @@ const ENTRY: u64 = 8;
 const MAX_SESSIONS: u64 = 65_536;
 /// Held by who renames, against who looks through all names.
 const NAMES: Range<u64> = (1 << 61)..(1 << 61) + 1;
+/// Held by who gives out CPUs.
+const CPUS: Range<u64> = (1 << 61) + 1..(1 << 61) + 2;
 /// Where the ranges of the instances begin. Each has room for four bits of action and 22 of process number, which is
 /// all that the kernel gives (`PID_MAX_LIMIT`).
 const INSTANCES: u64 = 1 << 62;
@@ -222,6 +224,16 @@ impl Between {
     /// Keeps names from changing, or others from looking through them; `false` where somebody else is at it.
     pub(crate) fn try_names(&self, lock: Lock) -> Result<bool> {
         try_lock(self.fd(), &NAMES, lock).map_err(|e| Error::sys("lock the names", e).path(&self.path))
+    }
+
+    /// Keeps other runtimes from giving out CPUs; `false` where one is at it.
+    pub(crate) fn try_cpus(&self) -> Result<bool> {
+        try_lock(self.fd(), &CPUS, Lock::Alone).map_err(|e| Error::sys("lock the CPUs", e).path(&self.path))
+    }
+
+    /// Gives back what [`try_cpus`](Self::try_cpus) took.
+    pub(crate) fn release_cpus(&self) {
+        self.release(&CPUS);
     }
 
     /// Gives back what [`try_names`](Self::try_names) took.

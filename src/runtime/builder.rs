@@ -115,6 +115,7 @@ impl RuntimeBuilder {
             ranges: OnceLock::new(),
             held: HeldUsers::default(),
             open: Mutex::new(HashMap::new()),
+            cpus: Mutex::new(()),
             #[cfg(feature = "vm")]
             vms: super::vms::Vms::default(),
         });

@@ -1,8 +1,10 @@
 //! The [`Runtime`]: where instances are made, found and listed.
 
 mod builder;
+mod cpus;
 mod held;
 mod host;
+mod hotplug;
 mod kind;
 mod newuidmap;
 mod place;
@@ -19,8 +21,10 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, RwLock, Weak};
 
 pub use builder::{RuntimeBuilder, SpawnStrategy};
+pub use cpus::{CpuBalance, CpuPlacement};
 pub(crate) use held::HeldUsers;
 pub(crate) use host::{Host, Ids};
+pub use hotplug::CpuWatch;
 pub use place::Placement;
 #[cfg(feature = "systemd")]
 pub use systemd::{Manager, SystemdScope};
@@ -76,6 +80,8 @@ pub(crate) struct Inner {
     ranges: OnceLock<RangeAllocator>,
     pub(crate) held: HeldUsers,
     open: Mutex<HashMap<InstanceId, Weak<Container>>>,
+    /// Held by the thread that gives out CPUs.
+    cpus: Mutex<()>,
     #[cfg(feature = "vm")]
     vms: vms::Vms,
 }

@@ -10,6 +10,7 @@
 //! | rename | a directory of runs without its instance | removed |
 //! | start, before the run is noted | a cgroup; a child that waits for its plan and ends with its host | the cgroup is removed, what is in it killed |
 //! | start, later | a run on record, whose process is found by its number and identity | as any run |
+//! | start, when network interfaces are made | their names on record; they go with the child's network namespace, or are removed by name and mark |
 //! | update | a run on record that says so | the limits and the device policy on record are set |
 //! | stop, or nothing in particular | a run on record whose process is gone | its cgroup is removed, its end noted |
 //!

@@ -384,6 +384,11 @@ impl Plan {
         self.none("wait for the next plan", code::NEXT_PLAN, [0; 5]);
     }
 
+    /// Hands the host a socket that acts on the child's network namespace.
+    pub(crate) fn network_socket(&mut self) {
+        self.none("make a socket for the network interfaces", code::NETWORK_SOCKET, [0; 5]);
+    }
+
     pub(crate) fn close_inherited(&mut self) {
         self.none("close inherited descriptors", code::CLOSE_INHERITED, [0; 5]);
     }

@@ -47,6 +47,7 @@ fn row(op: u16) -> (&'static str, &'static [Arg]) {
         code::BARRIER => ("barrier", &[Number("slot")]),
         code::MARKER => ("marker", &[]),
         code::NEXT_PLAN => ("next_plan", &[]),
+        code::NETWORK_SOCKET => ("network_socket", &[]),
         code::CLOSE_INHERITED => ("close_inherited", &[]),
         code::EXEC => ("exec", &[List("path"), List("argv"), List("env")]),
         code::FAULT => ("fault", &[Number("errno")]),

@@ -73,6 +73,7 @@ pub(crate) fn launch(spec: &Spec<'_>) -> Result<Started> {
         marker: false,
         parked: false,
         listener: None,
+        network: None,
         failure: None,
         lent,
     })
@@ -128,6 +129,8 @@ pub(crate) struct Started {
     /// The child has done its plan and waits for the next one.
     parked: bool,
     listener: Option<OwnedFd>,
+    /// The socket of the child's network namespace.
+    network: Option<OwnedFd>,
     /// What the child told of its failure.
     failure: Option<Error>,
     /// What the child ran on before it executed stage-2.
@@ -224,6 +227,27 @@ impl Started {
         }
     }
 
+    /// Waits for the socket of the child's network namespace, of a plan that has it made.
+    pub(crate) fn wait_network(
+        &mut self,
+        plan: &Plan,
+        deadline: Deadline,
+        cancel: Option<&Cancel>,
+    ) -> Result<OwnedFd> {
+        loop {
+            if let Some(network) = self.network.take() {
+                return Ok(network);
+            }
+            match self.next(plan)? {
+                Next::Message => {}
+                // The child ends after that.
+                Next::Nothing if self.failure.is_some() => return Err(self.died()),
+                Next::Nothing => wait_for(self.sock.as_fd(), Readiness::Readable, deadline, cancel, WAIT)?,
+                Next::End => return Err(self.died()),
+            }
+        }
+    }
+
     /// Whether the child is still there.
     pub(crate) fn is_alive(&self) -> bool {
         self.child.as_ref().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
@@ -281,6 +305,7 @@ impl Started {
             (abi::MARKER, _) => self.marker = true,
             (abi::PARKED, _) => self.parked = true,
             (abi::LISTENER, Some(fd)) => self.listener = Some(fd),
+            (abi::NETWORK, Some(fd)) => self.network = Some(fd),
             (abi::SIBLING, Some(fd)) => {
                 let pid = i32::try_from(record.value).ok().and_then(Pid::from_raw);
                 let pid =
@@ -352,7 +377,7 @@ impl Drop for Started {
 }
 
 /// How long a child may take to clone another one and tell of it: it waits for nobody in between.
-const SIBLING: Duration = Duration::from_secs(2);
+const SIBLING: Duration = Duration::from_secs(10);
 
 const WAIT: &str = "wait for the child to run its program";
 

@@ -37,6 +37,9 @@ pub(crate) struct RunRecord {
     /// Limits that could not be set and that the configuration lets go, with the reason.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) skipped: Vec<String>,
+    /// The host's ends of its network interfaces.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) host_links: Vec<String>,
     /// A change of its limits is on its way: after a crash the record of the instance says what they are to be.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) updating: bool,

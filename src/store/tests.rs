@@ -36,6 +36,7 @@ fn run_record() -> RunRecord {
         started_at: UNIX_EPOCH + Duration::from_millis(1_700_000_000_123),
         exit: None,
         skipped: Vec::new(),
+        host_links: Vec::new(),
         updating: false,
     }
 }

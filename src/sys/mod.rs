@@ -11,6 +11,7 @@ pub(crate) mod fd;
 pub(crate) mod lock;
 pub(crate) mod memfd;
 pub(crate) mod mount;
+pub(crate) mod netlink;
 pub(crate) mod nsfs;
 pub(crate) mod pidfd;
 pub(crate) mod process;

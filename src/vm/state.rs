@@ -188,6 +188,7 @@ pub(super) fn record_of_now() -> Result<RunRecord> {
         started_at: std::time::SystemTime::now(),
         exit: None,
         skipped: Vec::new(),
+        host_links: Vec::new(),
         updating: false,
     })
 }

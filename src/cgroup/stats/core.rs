@@ -4,16 +4,16 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::parse::{flat_keyed, pairs};
+use super::parse::{Text, flat_keyed};
 use crate::cgroup::Controller;
 
 flat_keyed! {
     /// State of a cgroup and its descendants (`cgroup.events`).
     pub struct CgroupEvents {
         /// There is a process in it.
-        populated: bool = b"populated",
+        populated: bool = "populated",
         /// Every process in it is frozen.
-        frozen: bool = b"frozen",
+        frozen: bool = "frozen",
     }
 }
 
@@ -43,32 +43,33 @@ pub struct ControllerCount {
 
 impl CgroupTree {
     pub(super) fn parse(&mut self, text: &[u8]) {
-        for (key, n) in pairs(text) {
-            match key {
-                b"nr_descendants" => self.descendants = n,
-                b"nr_dying_descendants" => self.dying_descendants = n,
-                _ => self.controller(key, n),
+        let mut text = Text::new(text);
+        while !text.is_empty() {
+            text.take("nr_descendants ", &mut self.descendants);
+            text.take("nr_dying_descendants ", &mut self.dying_descendants);
+            if text.skip("nr_subsys_") {
+                self.count(text.line(), |count, n| count.cgroups = n);
+            } else if text.skip("nr_dying_subsys_") {
+                self.count(text.line(), |count, n| count.dying = n);
+            } else {
+                text.line();
             }
         }
     }
 
-    fn controller(&mut self, key: &[u8], n: u64) {
-        let dying = key.strip_prefix(b"nr_dying_subsys_");
-        let Some(name) = dying.or_else(|| key.strip_prefix(b"nr_subsys_")) else { return };
-        let Some(controller) = Controller::ALL.into_iter().find(|c| c.name().as_bytes() == name) else {
-            return;
-        };
-        let at = self.controllers.iter().position(|c| c.controller == controller).unwrap_or_else(|| {
-            if self.controllers.is_empty() {
-                self.controllers.reserve(Controller::ALL.len());
-            }
-            self.controllers.push(ControllerCount { controller, cgroups: 0, dying: 0 });
-            self.controllers.len() - 1
-        });
-        match dying {
-            Some(_) => self.controllers[at].dying = n,
-            None => self.controllers[at].cgroups = n,
+    fn count(&mut self, line: Option<(&[u8], u64)>, set: impl Fn(&mut ControllerCount, u64)) {
+        let Some((name, n)) = line else { return };
+        let is = |c: Controller| c.name().as_bytes() == name;
+        if let Some(count) = self.controllers.iter_mut().find(|c| is(c.controller)) {
+            return set(count, n);
         }
+        let Some(controller) = Controller::ALL.into_iter().find(|c| is(*c)) else { return };
+        if self.controllers.is_empty() {
+            self.controllers.reserve(Controller::ALL.len());
+        }
+        let mut count = ControllerCount { controller, cgroups: 0, dying: 0 };
+        set(&mut count, n);
+        self.controllers.push(count);
     }
 }
 
@@ -76,7 +77,7 @@ flat_keyed! {
     /// What happened to the cgroup itself, its descendants aside (`cgroup.stat.local`, Linux 6.18).
     pub struct CgroupLocalStats {
         /// Time that it was frozen, or about to be.
-        frozen: Duration = b"frozen_usec",
+        frozen: Duration = "frozen_usec",
     }
 }
 

@@ -9,25 +9,25 @@ flat_keyed! {
     /// controller too.
     pub struct CpuStats {
         /// All of it.
-        usage: Duration = b"usage_usec",
+        usage: Duration = "usage_usec",
         /// In programs.
-        user: Duration = b"user_usec",
+        user: Duration = "user_usec",
         /// In the kernel.
-        system: Duration = b"system_usec",
+        system: Duration = "system_usec",
         /// In programs with a positive nice value, which is part of `user` (Linux 6.11).
-        nice: Option<Duration> = b"nice_usec",
+        nice: Option<Duration> = "nice_usec",
         /// Forced to idle because of what ran on the sibling of the core (core scheduling; Linux 6.1).
-        core_sched_forced_idle: Option<Duration> = b"core_sched.force_idle_usec",
+        core_sched_forced_idle: Option<Duration> = "core_sched.force_idle_usec",
         /// Periods of `cpu.max` in which something wanted to run. This and the rest: with the cpu controller.
-        periods: Option<u64> = b"nr_periods",
+        periods: Option<u64> = "nr_periods",
         /// Those in which the quota was used up.
-        throttled_periods: Option<u64> = b"nr_throttled",
+        throttled_periods: Option<u64> = "nr_throttled",
         /// Time that the cgroup was kept from running, summed over the CPUs.
-        throttled: Option<Duration> = b"throttled_usec",
+        throttled: Option<Duration> = "throttled_usec",
         /// Periods in which more than the quota was used, from `cpu.max.burst`.
-        bursts: Option<u64> = b"nr_bursts",
+        bursts: Option<u64> = "nr_bursts",
         /// How much more.
-        burst: Option<Duration> = b"burst_usec",
+        burst: Option<Duration> = "burst_usec",
     }
 }
 
@@ -36,7 +36,7 @@ flat_keyed! {
     pub struct CpuLocalStats {
         /// Time that its own processes were kept from running by any limit, its ancestors' included, summed over the
         /// CPUs; `None` without the cpu controller.
-        throttled: Option<Duration> = b"throttled_usec",
+        throttled: Option<Duration> = "throttled_usec",
     }
 }
 

@@ -24,7 +24,7 @@ flat_keyed! {
     /// How often a limit of huge pages acted.
     pub struct HugetlbEvents {
         /// Allocations that failed at the limit.
-        max: u64 = b"max",
+        max: u64 = "max",
     }
 }
 

@@ -1,28 +1,12 @@
 //! `io.stat`.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::parse::{Slot, cut, name, number, words};
-
-/// The number of a block device (`makedev(3)`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct DeviceNumber {
-    /// Which driver.
-    pub major: u32,
-    /// Which of its devices.
-    pub minor: u32,
-}
-
-impl fmt::Display for DeviceNumber {
-    /// As the kernel writes it: `8:16`.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.major, self.minor)
-    }
-}
+use super::parse::{Text, name};
+use crate::cgroup::DeviceNumber;
 
 /// What a cgroup and its descendants did on a block device since the cgroup was made (`io.stat`).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,25 +40,22 @@ pub struct IoStats {
 }
 
 impl IoStats {
-    fn set(&mut self, key: &[u8], value: &[u8]) {
-        let slot: &mut dyn Slot = match key {
-            b"rbytes" => &mut self.read_bytes,
-            b"wbytes" => &mut self.written_bytes,
-            b"rios" => &mut self.reads,
-            b"wios" => &mut self.writes,
-            b"dbytes" => &mut self.discarded_bytes,
-            b"dios" => &mut self.discards,
-            b"cost.usage" => &mut self.cost_usage,
-            b"cost.wait" => &mut self.cost_wait,
-            b"cost.indebt" => &mut self.cost_debt,
-            b"cost.indelay" => &mut self.cost_delay,
-            _ => {
-                self.other.insert(name(key), name(value));
-                return;
-            }
-        };
-        if let Some(n) = number(value) {
-            slot.set(n);
+    fn parse(&mut self, text: &mut Text<'_>) {
+        loop {
+            text.take_all(|text| {
+                text.take("rbytes=", &mut self.read_bytes);
+                text.take("wbytes=", &mut self.written_bytes);
+                text.take("rios=", &mut self.reads);
+                text.take("wios=", &mut self.writes);
+                text.take("dbytes=", &mut self.discarded_bytes);
+                text.take("dios=", &mut self.discards);
+                text.take("cost.usage=", &mut self.cost_usage);
+                text.take("cost.wait=", &mut self.cost_wait);
+                text.take("cost.indebt=", &mut self.cost_debt);
+                text.take("cost.indelay=", &mut self.cost_delay);
+            });
+            let Some((key, value)) = text.pair() else { return };
+            self.other.insert(name(key), name(value));
         }
     }
 }
@@ -84,21 +65,16 @@ impl IoStats {
 /// Before Linux 6.2 a device without figures has no line end, so a device begins where its number stands. Figures of
 /// a device that the kernel calls `(unknown)` are left out.
 pub(super) fn parse(text: &[u8]) -> Vec<IoStats> {
-    let mut all: Vec<IoStats> = Vec::new();
-    let mut known = false;
-    for word in words(text) {
-        if let Some((key, value)) = cut(word, b'=') {
-            if let Some(device) = all.last_mut().filter(|_| known) {
-                device.set(key, value);
-            }
-            continue;
+    let mut all = Vec::new();
+    let mut text = Text::new(text);
+    while !text.is_empty() {
+        if let Some(device) = text.value() {
+            let mut stats = IoStats { device, ..IoStats::default() };
+            stats.parse(&mut text);
+            all.push(stats);
+        } else {
+            text.word();
         }
-        let device = cut(word, b':').and_then(|(major, minor)| {
-            let id = |text| number(text).and_then(|n| u32::try_from(n).ok());
-            Some(DeviceNumber { major: id(major)?, minor: id(minor)? })
-        });
-        known = device.is_some();
-        all.extend(device.map(|device| IoStats { device, ..IoStats::default() }));
     }
     all
 }

@@ -4,8 +4,6 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::parse::{name, pairs};
-
 /// Scalar resources of the host that a cgroup and its descendants use, by the kernel's name, such as `sev`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -18,9 +16,4 @@ pub struct MiscStats {
     pub events: BTreeMap<String, u64>,
     /// The same at the cgroup's own limit (`misc.events.local`, Linux 6.11; empty before).
     pub events_local: BTreeMap<String, u64>,
-}
-
-/// `NAME NUMBER` lines.
-pub(super) fn parse(text: &[u8]) -> BTreeMap<String, u64> {
-    pairs(text).map(|(key, n)| (name(key), n)).collect()
 }

@@ -2,69 +2,178 @@
 //!
 //! Nothing here fails: a line that cannot be understood is left out, as the kernel may add formats later.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// A field that takes the number of a key.
-pub(super) trait Slot {
-    fn set(&mut self, n: u64);
+use crate::cgroup::block::DeviceNumber;
+use crate::cgroup::percent::Percent;
+
+/// What is left of a text that is read once, from its beginning.
+///
+/// The kernel writes its keys in one order. So whoever asks for them in that order, each in turn, compares each about
+/// once and knows a value when its key is known.
+#[derive(Clone, Copy)]
+pub(super) struct Text<'a>(&'a [u8]);
+
+impl<'a> Text<'a> {
+    pub(super) fn new(text: &'a [u8]) -> Self {
+        Self(text)
+    }
+
+    pub(super) fn is_empty(self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Passes `start` where it stands here.
+    #[inline]
+    pub(super) fn skip(&mut self, start: &str) -> bool {
+        self.0.strip_prefix(start.as_bytes()).inspect(|rest| self.0 = rest).is_some()
+    }
+
+    /// Passes a value and the white space that ends it, where one stands here.
+    #[inline]
+    pub(super) fn value<T: Value>(&mut self) -> Option<T> {
+        let (value, rest) = T::read(self.0)?;
+        self.0 = match rest {
+            [] => rest,
+            [end, rest @ ..] if end.is_ascii_whitespace() => rest,
+            _ => return None,
+        };
+        Some(value)
+    }
+
+    /// Passes `key`, which ends with what is between it and its value, and the value, where both stand here.
+    #[inline]
+    pub(super) fn take<T: Value>(&mut self, key: &str, slot: &mut T) {
+        let mut text = *self;
+        if text.skip(key)
+            && let Some(value) = text.value()
+        {
+            *slot = value;
+            *self = text;
+        }
+    }
+
+    /// Calls `take`, which tries all keys that there are, until none of them stands here.
+    #[inline]
+    pub(super) fn take_all(&mut self, mut take: impl FnMut(&mut Self)) {
+        let mut before = usize::MAX;
+        while !self.is_empty() && self.0.len() < before {
+            before = self.0.len();
+            take(self);
+        }
+    }
+
+    fn pass(&mut self, ends: impl Fn(&u8) -> bool) -> &'a [u8] {
+        let end = self.0.iter().position(ends).unwrap_or(self.0.len());
+        let (passed, rest) = self.0.split_at(end);
+        self.0 = rest.get(1..).unwrap_or_default();
+        passed
+    }
+
+    /// Passes a line. Gives key and number where it is `KEY NUMBER`.
+    pub(super) fn line(&mut self) -> Option<(&'a [u8], u64)> {
+        let (key, value) = cut(self.pass(|b| *b == b'\n'), b' ')?;
+        Some((key, single(value)?))
+    }
+
+    /// Passes a word, which is empty where there is white space.
+    pub(super) fn word(&mut self) -> &'a [u8] {
+        self.pass(u8::is_ascii_whitespace)
+    }
+
+    /// Passes `KEY=VALUE` where it stands here.
+    pub(super) fn pair(&mut self) -> Option<(&'a [u8], &'a [u8])> {
+        let mut text = *self;
+        let pair = cut(text.word(), b'=')?;
+        *self = text;
+        Some(pair)
+    }
 }
 
-impl Slot for u64 {
-    fn set(&mut self, n: u64) {
-        *self = n;
+/// What can be the value of a key.
+pub(super) trait Value: Sized {
+    /// The value that `text` begins with, and the rest.
+    fn read(text: &[u8]) -> Option<(Self, &[u8])>;
+}
+
+impl Value for u64 {
+    #[inline]
+    fn read(text: &[u8]) -> Option<(Self, &[u8])> {
+        digits(text)
     }
 }
 
 /// The kernel gives times in microseconds (`*_usec`).
-impl Slot for Duration {
-    fn set(&mut self, n: u64) {
-        *self = Self::from_micros(n);
+impl Value for Duration {
+    fn read(text: &[u8]) -> Option<(Self, &[u8])> {
+        digits(text).map(|(n, rest)| (Self::from_micros(n), rest))
     }
 }
 
-impl Slot for bool {
-    fn set(&mut self, n: u64) {
-        *self = n != 0;
+impl Value for bool {
+    fn read(text: &[u8]) -> Option<(Self, &[u8])> {
+        digits(text).map(|(n, rest)| (n != 0, rest))
     }
 }
 
-impl<T: Slot + Default> Slot for Option<T> {
-    fn set(&mut self, n: u64) {
-        self.get_or_insert_default().set(n);
+impl Value for Percent {
+    fn read(text: &[u8]) -> Option<(Self, &[u8])> {
+        Self::read(text)
     }
 }
 
-/// A decimal number, nothing before or after it; `None` for `max`, rubbish, and what 64 bits cannot hold.
+impl Value for DeviceNumber {
+    fn read(text: &[u8]) -> Option<(Self, &[u8])> {
+        Self::read(text)
+    }
+}
+
+impl<T: Value> Value for Option<T> {
+    #[inline]
+    fn read(text: &[u8]) -> Option<(Self, &[u8])> {
+        T::read(text).map(|(value, rest)| (Some(value), rest))
+    }
+}
+
+/// The decimal number that `text` begins with, and the rest; `None` for none, and for what 64 bits cannot hold.
+pub(in crate::cgroup) fn digits(text: &[u8]) -> Option<(u64, &[u8])> {
+    let digit = |b: &u8| Some(u64::from(b.wrapping_sub(b'0'))).filter(|d| *d <= 9);
+    let (first, mut rest) = text.split_first()?;
+    let mut n = digit(first)?;
+    while let Some((b, after)) = rest.split_first()
+        && let Some(d) = digit(b)
+    {
+        n = n.checked_mul(10)?.checked_add(d)?;
+        rest = after;
+    }
+    Some((n, rest))
+}
+
+/// A decimal number, nothing before or after it.
 pub(super) fn number(text: &[u8]) -> Option<u64> {
-    let digit = |n: u64, b: &u8| {
-        let d = u64::from(b.wrapping_sub(b'0'));
-        if d > 9 { None } else { n.checked_mul(10)?.checked_add(d) }
-    };
-    if text.is_empty() { None } else { text.iter().try_fold(0, digit) }
+    digits(text).filter(|(_, rest)| rest.is_empty()).map(|(n, _)| n)
 }
 
-/// The number that is all of a file.
+/// The number that is all of a file; `None` for `max`.
 pub(super) fn single(text: &[u8]) -> Option<u64> {
     number(text.trim_ascii())
 }
 
 /// Text before and after the first `at`.
-pub(super) fn cut(text: &[u8], at: u8) -> Option<(&[u8], &[u8])> {
+fn cut(text: &[u8], at: u8) -> Option<(&[u8], &[u8])> {
     let i = text.iter().position(|b| *b == at)?;
     Some((&text[..i], &text[i + 1..]))
 }
 
 /// The lines `KEY NUMBER` of a file.
-pub(super) fn pairs(text: &[u8]) -> impl Iterator<Item = (&[u8], u64)> {
-    text.split(|b| *b == b'\n').filter_map(|line| {
-        let (key, value) = cut(line, b' ')?;
-        Some((key, single(value)?))
-    })
-}
-
-/// The words of a line or of a whole file.
-pub(super) fn words(text: &[u8]) -> impl Iterator<Item = &[u8]> {
-    text.split(|b| b.is_ascii_whitespace()).filter(|w| !w.is_empty())
+pub(super) fn map(text: &[u8]) -> BTreeMap<String, u64> {
+    let mut text = Text::new(text);
+    let mut out = BTreeMap::new();
+    while !text.is_empty() {
+        out.extend(text.line().map(|(key, n)| (name(key), n)));
+    }
+    out
 }
 
 /// A name for a map, whatever its bytes are.
@@ -72,10 +181,8 @@ pub(super) fn name(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// A struct for a file of `KEY NUMBER` lines, with what reads it.
-///
-/// The kernel prints its keys in one order, so the fields stand in that order and each key is compared about once.
-/// Keys in another order are found all the same, by another pass over the fields.
+/// A struct for a file of `KEY NUMBER` lines, with what reads it. The fields stand in the order in which the kernel
+/// writes its keys; keys in another order are found all the same.
 macro_rules! flat_keyed {
     (
         $(#[$about:meta])*
@@ -95,23 +202,13 @@ macro_rules! flat_keyed {
 
         impl $Name {
             pub(in crate::cgroup) fn parse(&mut self, text: &[u8]) {
-                use $crate::cgroup::stats::parse::{self, Slot};
-                let mut pairs = parse::pairs(text);
-                let mut next = pairs.next();
-                while let Some((unread, value)) = next {
-                    $(
-                        if let Some((key, n)) = next
-                            && key == $key
-                        {
-                            self.$field.set(n);
-                            next = pairs.next();
-                        }
-                    )*
-                    // No field took it: the pass over all of them changed nothing.
-                    if next.is_some_and(|(key, _)| key.as_ptr() == unread.as_ptr()) {
-                        self.other.insert(parse::name(unread), value);
-                        next = pairs.next();
-                    }
+                use $crate::cgroup::stats::parse::{self, Text};
+                let mut text = Text::new(text);
+                while !text.is_empty() {
+                    text.take_all(|text| {
+                        $( text.take(concat!($key, " "), &mut self.$field); )*
+                    });
+                    self.other.extend(text.line().map(|(key, n)| (parse::name(key), n)));
                 }
             }
         }
@@ -127,13 +224,13 @@ mod tests {
         /// For the tests.
         struct Sample {
             /// .
-            a: u64 = b"a",
+            a: u64 = "a",
             /// .
-            time: Duration = b"time_usec",
+            time: Duration = "time_usec",
             /// .
-            maybe: Option<u64> = b"maybe",
+            maybe: Option<u64> = "maybe",
             /// .
-            on: bool = b"on",
+            on: bool = "on",
         }
     }
 

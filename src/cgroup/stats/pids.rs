@@ -23,6 +23,6 @@ flat_keyed! {
     pub struct PidsEvents {
         /// Forks that failed at `pids.max`: before Linux 6.12 those of the cgroup's own processes, at its own limit or
         /// an ancestor's; since then those at the limits of the cgroup and its descendants.
-        max: u64 = b"max",
+        max: u64 = "max",
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::parse::{cut, name, number, words};
+use super::parse::{Text, name, number};
 
 /// What a cgroup and its descendants use of an RDMA device.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,20 +23,31 @@ pub struct RdmaStats {
 
 /// One line for each device: `NAME hca_handle=2 hca_object=2000`.
 pub(super) fn parse(text: &[u8]) -> Vec<RdmaStats> {
-    let device = |line| {
-        let mut words = words(line);
-        let mut stats = RdmaStats { device: name(words.next()?), ..RdmaStats::default() };
-        for (key, value) in words.filter_map(|w| cut(w, b'=')) {
-            match (key, number(value)) {
-                (b"hca_handle", Some(n)) => stats.hca_handles = n,
-                (b"hca_object", Some(n)) => stats.hca_objects = n,
-                (key, Some(n)) => drop(stats.other.insert(name(key), n)),
-                (_, None) => {}
-            }
+    let mut all = Vec::new();
+    let mut text = Text::new(text);
+    while !text.is_empty() {
+        let device = text.word();
+        if device.is_empty() {
+            continue;
         }
-        Some(stats)
-    };
-    text.split(|b| *b == b'\n').filter_map(device).collect()
+        let mut stats = RdmaStats { device: name(device), ..RdmaStats::default() };
+        stats.parse(&mut text);
+        all.push(stats);
+    }
+    all
+}
+
+impl RdmaStats {
+    fn parse(&mut self, text: &mut Text<'_>) {
+        loop {
+            text.take_all(|text| {
+                text.take("hca_handle=", &mut self.hca_handles);
+                text.take("hca_object=", &mut self.hca_objects);
+            });
+            let Some((key, value)) = text.pair() else { return };
+            self.other.extend(number(value).map(|n| (name(key), n)));
+        }
+    }
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use rustix::fs::{Dir, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::hugetlb::{self, HugetlbStats};
-use super::{Pressure, Stats, io, misc, parse, rdma};
+use super::{Pressure, Stats, io, parse, rdma};
 use crate::cgroup::Cgroup;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::fd::open_dir;
@@ -50,11 +50,11 @@ const FILES: &[(&str, Parse)] = &[
         s.pids.get_or_insert_default().events_local.get_or_insert_default().parse(t);
     }),
     ("rdma.current", |s, t| s.rdma = Some(rdma::parse(t))),
-    ("misc.current", |s, t| s.misc.get_or_insert_default().current = misc::parse(t)),
-    ("misc.peak", |s, t| s.misc.get_or_insert_default().peak = misc::parse(t)),
-    ("misc.events", |s, t| s.misc.get_or_insert_default().events = misc::parse(t)),
-    ("misc.events.local", |s, t| s.misc.get_or_insert_default().events_local = misc::parse(t)),
-    ("dmem.current", |s, t| s.dmem = Some(misc::parse(t))),
+    ("misc.current", |s, t| s.misc.get_or_insert_default().current = parse::map(t)),
+    ("misc.peak", |s, t| s.misc.get_or_insert_default().peak = parse::map(t)),
+    ("misc.events", |s, t| s.misc.get_or_insert_default().events = parse::map(t)),
+    ("misc.events.local", |s, t| s.misc.get_or_insert_default().events_local = parse::map(t)),
+    ("dmem.current", |s, t| s.dmem = Some(parse::map(t))),
     ("cpu.pressure", |s, t| s.pressure.cpu = Some(Pressure::parse(t))),
     ("memory.pressure", |s, t| s.pressure.memory = Some(Pressure::parse(t))),
     ("io.pressure", |s, t| s.pressure.io = Some(Pressure::parse(t))),

@@ -8,8 +8,10 @@ use std::sync::OnceLock;
 use super::ContainerConfig;
 use super::choices::{CgroupConfig, EtcFile, IdMapConfig, Network, SeccompConfig};
 use super::mounts::{Mount, MountSet, Propagation};
+use super::nic::Nic;
 use crate::caps::{Capability, CapabilitySets, Securebits};
 use crate::cgroup::{DeviceAccess, DeviceKind, DevicePolicy, DeviceVerdict, Enforce, Limits};
+use crate::instance::{CpuNodes, Cpus};
 use crate::name::InstanceId;
 use crate::namespaces::{NamespaceKind, NamespaceSet, NamespaceSource, Privilege};
 use crate::process::{OomScoreAdj, Personality, Resource, Rlimit, Sysctl, Umask, User};
@@ -42,6 +44,8 @@ impl ContainerConfig {
         rootfs: Rootfs;
         /// Its further mounts, in the order in which they are made.
         mounts: [Mount];
+        /// Its network interfaces.
+        nics: [Nic];
         /// The paths that are hidden.
         masked_paths: [PathBuf];
         /// The paths that are read-only.
@@ -72,6 +76,10 @@ impl ContainerConfig {
         sysctls: [Sysctl];
         /// Its limits.
         limits: Limits;
+        /// How many CPUs it has, or which.
+        cpus: Cpus;
+        /// The nodes that those CPUs are on.
+        cpu_nodes: CpuNodes;
     }
 
     by_value! {

@@ -6,10 +6,13 @@ use std::path::PathBuf;
 use super::check::{self, Problem};
 use super::choices::{CgroupConfig, EtcFile, IdMapConfig, Network, SeccompConfig};
 use super::mounts::{Mount, MountSet, Propagation};
+use super::nic::Nic;
 use super::{ContainerConfig, InstanceId};
 use crate::caps::{CapabilitySets, Securebits};
 use crate::cgroup::{DevicePolicy, Enforce, Limits};
 use crate::error::{Error, Result};
+use crate::instance::keys::LimitKeys;
+use crate::instance::{CpuNodes, Cpus};
 use crate::namespaces::{NamespaceKind, NamespaceSet, NamespaceSource, Privilege, TimeOffsets};
 use crate::process::{OomScoreAdj, Personality, Resource, Rlimit, Sysctl, Umask, User};
 use crate::rootfs::Rootfs;
@@ -265,6 +268,15 @@ impl ContainerBuilder {
         }
     }
 
+    /// Adds a network interface to its own network namespace.
+    pub fn nic(mut self, mut nic: Nic) -> Self {
+        let number = self.config.nics.len();
+        self.refused.extend(nic.take_refused(number));
+        nic.settle_name(&self.config.nics);
+        self.config.nics.push(nic);
+        self
+    }
+
     /// Leaves the loopback device of its own network namespace down: not even `127.0.0.1` answers.
     pub fn without_loopback(mut self) -> Self {
         self.config.loopback_down = true;
@@ -306,6 +318,69 @@ impl ContainerBuilder {
     /// Sets its limits.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.config.limits = limits;
+        self
+    }
+
+    /// Sets what keys `limits.*` say, as LXD and Incus have them: limits, CPUs, resource limits, `oom_score_adj`. See
+    /// [`LimitKeys`], which also tells which keys have no effect. What is set by other setters and not named by a key
+    /// stays. A percentage of memory is of this host's.
+    ///
+    /// ```
+    /// use stockade::{ContainerConfig, Rootfs};
+    ///
+    /// let config = ContainerConfig::builder("web")
+    ///     .rootfs(Rootfs::dir("/srv/web"))
+    ///     .limits_from_keys([("limits.cpu", "2"), ("limits.memory", "512MiB"), ("limits.kernel.nofile", "4096")])
+    ///     .build()?;
+    /// assert_eq!(config.cpus().to_string(), "2");
+    /// let wrong = ContainerConfig::builder("web").rootfs(Rootfs::dir("/srv/web")).limits_from_keys([("limits.cpu", "0")]);
+    /// assert_eq!(wrong.problems()[0].field, "limits.cpu");
+    /// # Ok::<(), stockade::Error>(())
+    /// ```
+    pub fn limits_from_keys<K: AsRef<str>, V: AsRef<str>>(
+        mut self,
+        keys: impl IntoIterator<Item = (K, V)>,
+    ) -> Self {
+        let (keys, problems) = LimitKeys::read(keys);
+        self.refused.extend(problems.into_iter().map(|(key, why)| Problem::new(key, why)));
+        if let Some(limits) = self.take("limits.memory", keys.limits()) {
+            self.config.limits = self.config.limits.patched(&limits);
+        }
+        if *keys.cpus() != Cpus::All {
+            self.config.cpus = keys.cpus().clone();
+        }
+        if *keys.cpu_nodes() != CpuNodes::Any {
+            self.config.cpu_nodes = keys.cpu_nodes().clone();
+        }
+        self.config.rlimits.extend(keys.rlimits());
+        self.config.oom_score_adj = keys.oom_score_adj().or(self.config.oom_score_adj);
+        self
+    }
+
+    /// Sets how many CPUs it has, or which: a number is a count, and the runtime chooses those that the fewest other
+    /// containers with a count or a set have, and chooses anew whenever one of them starts, stops or changes; see
+    /// [`Runtime::rebalance_cpus`](crate::Runtime::rebalance_cpus). Needs the cpuset controller, as
+    /// [`Limits::cpuset_cpus`](field@Limits::cpuset_cpus) does, in whose place it is.
+    ///
+    /// ```
+    /// use stockade::instance::Cpus;
+    /// use stockade::{ContainerConfig, Rootfs};
+    ///
+    /// let any_two = ContainerConfig::builder("job").rootfs(Rootfs::dir("/srv/job")).cpus(2).build()?;
+    /// assert_eq!(*any_two.cpus(), Cpus::Count(2));
+    /// let pinned = ContainerConfig::builder("rt").rootfs(Rootfs::dir("/srv/rt")).cpus("0-1,3".parse::<Cpus>()?);
+    /// # pinned.build()?;
+    /// # Ok::<(), stockade::Error>(())
+    /// ```
+    pub fn cpus(mut self, cpus: impl Into<Cpus>) -> Self {
+        self.config.cpus = cpus.into();
+        self
+    }
+
+    /// Sets the memory nodes whose CPUs it may get. Without a count it has all of them; of a set of CPUs nothing is
+    /// taken away.
+    pub fn cpu_nodes(mut self, nodes: impl Into<CpuNodes>) -> Self {
+        self.config.cpu_nodes = nodes.into();
         self
     }
 

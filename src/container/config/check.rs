@@ -10,8 +10,10 @@ use super::choices::{CgroupConfig, IdMapConfig};
 use super::mounts::{self, Mount};
 use super::{ContainerConfig, MountSet};
 use crate::caps::Capability;
+use crate::cgroup::Partition;
 use crate::error::Error;
 use crate::idmap::{IdKind, InnerGid, InnerUid};
+use crate::instance::{CpuNodes, Cpus};
 use crate::namespaces::{NamespaceKind, NamespaceSource, Privilege, Target};
 use crate::rootfs::{FileIds, Rootfs};
 
@@ -77,9 +79,11 @@ pub(in crate::container) fn problems(config: &ContainerConfig) -> Vec<Problem> {
     check.namespaces();
     check.names();
     check.sysctls();
+    check.found.extend(super::nic::problems(config));
     for (field, why) in config.limits.problems() {
         check.add(format!("limits.{field}"), why);
     }
+    check.cpus();
     if config.cgroup == CgroupConfig::None && !config.limits.is_empty() {
         check.add("limits", "need a control group, and the container is to have none");
     }
@@ -353,6 +357,32 @@ impl Check<'_> {
                 "the host's proc cannot be mounted from another user namespace: \
                       give it a pid namespace or no base mounts",
             );
+        }
+    }
+
+    fn cpus(&mut self) {
+        let c = self.config;
+        if let Some(why) = c.cpus.problem() {
+            self.add("cpus", why);
+        }
+        if matches!(&c.cpu_nodes, CpuNodes::Set(set) if set.is_empty()) {
+            self.add("cpu_nodes", "the set is empty");
+        }
+        if !c.allots_cpus() {
+            return;
+        }
+        if c.cgroup == CgroupConfig::None {
+            self.add("cpus", "need a control group, and the container is to have none");
+        }
+        if c.limits.cpuset_cpus.is_some() {
+            self.add(
+                "cpus",
+                "are chosen here and named in limits.cpuset_cpus as well: leave one of them out",
+            );
+        }
+        let alone = !matches!(c.limits.cpuset_partition, None | Some(Partition::Member));
+        if alone && !matches!(c.cpus, Cpus::Set(_)) {
+            self.add("cpus", "that nobody else may have (limits.cpuset_partition) must be named as a set");
         }
     }
 

@@ -5,6 +5,7 @@ mod builder;
 mod check;
 mod choices;
 mod mounts;
+mod nic;
 
 #[cfg(test)]
 mod tests;
@@ -20,10 +21,12 @@ pub use self::builder::ContainerBuilder;
 pub use self::check::Problem;
 pub use self::choices::{CgroupConfig, EtcFile, IdMapConfig, Network, SeccompConfig};
 pub use self::mounts::{BindMount, Mount, MountOptions, MountSet, Propagation, TmpfsMount};
+pub use self::nic::{IpNet, MacAddress, Nic, NicKind};
+pub(in crate::container) use self::nic::{ROUTED_V4, ROUTED_V6};
 use crate::caps::{CapabilitySets, Securebits};
 use crate::cgroup::{DevicePolicy, Enforce, Limits};
 use crate::error::{Error, Result};
-use crate::instance::sealed;
+use crate::instance::{CpuNodes, Cpus, sealed};
 use crate::name::InstanceId;
 use crate::namespaces::{NamespaceKind, NamespaceSet, NamespaceSource, Privilege, Target};
 use crate::os_text;
@@ -139,11 +142,17 @@ pub struct ContainerConfig {
     pub(crate) domainname: Option<String>,
     #[serde(default)]
     pub(crate) sysctls: Vec<Sysctl>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) nics: Vec<Nic>,
 
     #[serde(default)]
     pub(crate) cgroup: CgroupConfig,
     #[serde(default)]
     pub(crate) limits: Limits,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub(crate) cpus: Cpus,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub(crate) cpu_nodes: CpuNodes,
     #[serde(default)]
     pub(crate) enforce: Enforce,
     /// `None` for what goes with the privilege.
@@ -187,8 +196,11 @@ impl ContainerConfig {
             hostname: None,
             domainname: None,
             sysctls: Vec::new(),
+            nics: Vec::new(),
             cgroup: CgroupConfig::default(),
             limits: Limits::default(),
+            cpus: Cpus::All,
+            cpu_nodes: CpuNodes::Any,
             enforce: Enforce::default(),
             devices: None,
         }
@@ -214,6 +226,11 @@ impl ContainerConfig {
         Err(Error::invalid("configuration of container", check::list(&problems)).object(self.id.to_string()))
     }
 
+    /// Whether the runtime chooses its CPUs, or they are named.
+    pub(crate) fn allots_cpus(&self) -> bool {
+        self.cpus != Cpus::All || self.cpu_nodes != CpuNodes::Any
+    }
+
     /// Where its record is kept.
     pub(crate) fn durability(&self) -> Durability {
         if self.ephemeral { Durability::Ephemeral } else { Durability::Durable }
@@ -232,6 +249,10 @@ impl<'de> Deserialize<'de> for ContainerConfig {
         let problems = check::problems(&config);
         if problems.is_empty() { Ok(config) } else { Err(serde::de::Error::custom(check::list(&problems))) }
     }
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// Descriptors cannot be stored. A record of a run has in their place a path that says so and never exists, so
@@ -268,6 +289,7 @@ impl fmt::Debug for ContainerConfig {
             .field("idmap", &self.idmap)
             .field("mounts", &self.mounts)
             .field("limits", &self.limits)
+            .field("cpus", &self.cpus)
             .finish_non_exhaustive()
     }
 }

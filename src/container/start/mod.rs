@@ -23,6 +23,7 @@ mod root;
 mod tests;
 mod verb;
 
+use std::cell::RefCell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -33,6 +34,7 @@ use self::descriptors::Descriptors;
 use self::plan::{Parts, Users};
 use super::config::{ContainerConfig, EtcFile, Network};
 use super::devices;
+use super::nics;
 use super::streams::Sources;
 use super::tail::{Settings, Tail};
 use crate::caps::{CapSet, Capability};
@@ -66,6 +68,8 @@ pub(super) struct Request<'a> {
     pub(super) joins: Vec<Namespace>,
     /// A fresh network namespace for this container alone, in place of one that clone3 makes. Without any to join.
     pub(super) network: Option<&'a Namespace>,
+    /// What was planned for its network interfaces, where it has any.
+    pub(super) nics: Option<&'a RefCell<nics::Planned<'a>>>,
     /// The instance's own directory for an overlay's changes.
     pub(super) upper: Option<PathBuf>,
     /// Directories of the runtime, hidden from a container of the host's own files.
@@ -124,6 +128,7 @@ impl Request<'_> {
         self.note(&started, &skipped)?;
         let sent = started.send(&mut plan, &borrow(&made));
         started.or_its_own(&plan, sent)?;
+        self.connect(&mut started, &plan)?;
         self.finish(started, &plan)
     }
 
@@ -157,7 +162,16 @@ impl Request<'_> {
         self.note(&started, &skipped)?;
         let gone_on = started.go(&borrow(&made));
         started.or_its_own(&plan, gone_on)?;
+        self.connect(&mut started, &plan)?;
         self.finish(started, &plan)
+    }
+
+    /// Makes the network interfaces while the child works, and lets it go on.
+    fn connect(&self, started: &mut Started, plan: &Plan) -> Result<()> {
+        let Some(nics) = self.nics else { return Ok(()) };
+        let inside = started.wait_network(plan, self.deadline, self.cancel.as_ref())?;
+        let attached = nics.borrow_mut().attach(inside, self.deadline).and_then(|()| started.go(&[]));
+        started.or_its_own(plan, attached)
     }
 
     /// Makes the child, from the spawner thread where there is one and the plan opens nothing of the host by path.
@@ -384,6 +398,7 @@ impl Request<'_> {
         let mut set = CapSet::of(&[Chown, DacOverride, Fowner, Setgid, Setpcap, Setuid, SysAdmin]);
         if (self.config.network() == Network::None && !self.config.loopback_down)
             || !self.config.sysctls.is_empty()
+            || !self.config.nics.is_empty()
         {
             set = set.insert(NetAdmin);
         }

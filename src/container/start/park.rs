@@ -56,6 +56,7 @@ impl Request<'_> {
         let made = fds.make(None)?;
         let sent = started.send(&mut plan, &borrow(&made));
         started.or_its_own(&plan, sent)?;
+        self.connect(&mut started, &plan)?;
         self.finish(started, &plan)
     }
 }

@@ -120,6 +120,10 @@ pub(super) fn build_sandbox(plan: &mut Plan, config: &ContainerConfig, parts: &P
 /// The rest, for a parked child.
 pub(super) fn build_program(plan: &mut Plan, config: &ContainerConfig, streams: &[Stream; 3], t: &Tail) {
     names(plan, config);
+    if !config.nics.is_empty() {
+        plan.network_socket();
+        plan.barrier(0);
+    }
     tail(plan, streams, t);
 }
 
@@ -144,6 +148,9 @@ impl Builder<'_> {
     fn build(mut self) {
         self.identity();
         names(self.plan, self.config);
+        if !self.config.nics.is_empty() {
+            self.plan.network_socket();
+        }
         self.below_root();
         tail(self.plan, &self.parts.streams, &self.parts.tail);
     }
@@ -162,6 +169,10 @@ impl Builder<'_> {
         // Only now are paths of the image looked up: the old root lies over `/`, and `..` from there leads to it.
         self.own_mounts(&trees);
         self.etc_files();
+        // The host has made the network interfaces meanwhile. Some sysctls are of one of them.
+        if !self.config.nics.is_empty() {
+            self.plan.barrier(0);
+        }
         for sysctl in &self.config.sysctls {
             self.plan.write_file("set sysctl", &sysctl.path().to_string_lossy(), sysctl.value().as_bytes());
         }

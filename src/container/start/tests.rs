@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::caps::CapabilitySets;
-use crate::container::config::{ContainerBuilder, Mount, Network};
+use crate::container::config::{ContainerBuilder, Mount, Network, Nic};
 use crate::container::streams;
 use crate::instance::Stdio;
 use crate::namespaces::{NamespaceSource, Target, TimeOffset, TimeOffsets};
@@ -108,6 +108,12 @@ fn cases(place: &Place) -> Vec<Case> {
                 ..oci
             }),
         ),
+        case(
+            "nic",
+            config(dir())
+                .nic(Nic::bridged("br0").address("10.0.0.2/24"))
+                .sysctl("net.ipv4.conf.eth0.arp_notify", "1"),
+        ),
         case("time", config(dir()).time_offsets(offsets())),
         case(
             "pod",
@@ -150,6 +156,7 @@ fn build(place: &Place, case: Case) -> Result<Built> {
         payload: None,
         network: None,
         joins: Vec::new(),
+        nics: None,
         upper: Some(upper),
         runtime_dirs: [Path::new("/var/lib/stockade"), Path::new("/run/stockade")],
         strategy: Strategy::Exec(&stage2),
@@ -264,6 +271,7 @@ fn a_parked_child_first_closes_what_is_not_its_own() {
             network: None,
             payload: None,
             joins: Vec::new(),
+            nics: None,
             upper: None,
             runtime_dirs: [Path::new("/var/lib/stockade"), Path::new("/run/stockade")],
             strategy: Strategy::Exec(&stage2),

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::{Request, Up, UserNamespace, Witness, start};
 use crate::cgroup::{Cgroup, Enforce, Skipped};
@@ -13,7 +13,7 @@ use crate::container::handle::{Container, Run};
 use crate::container::live::{Live, remove_cgroup};
 use crate::container::load::identity;
 use crate::container::pool::Sandbox;
-use crate::container::{ContainerConfig, payload, streams};
+use crate::container::{ContainerConfig, nics, payload, streams};
 use crate::error::{Error, ErrorKind, Result};
 use crate::instance::{Pipes, StartOptions};
 use crate::name::InstanceId;
@@ -22,6 +22,9 @@ use crate::op::{Action, Deadline};
 use crate::rootfs::Rootfs;
 use crate::spawn::{Child, Guests};
 use crate::store::{Durability, Place, RunRecord, boot_id};
+
+/// How long it may take to remove the network interfaces of a start that has failed.
+const UNDO: Duration = Duration::from_secs(10);
 
 impl Container {
     /// Starts it with default options.
@@ -60,7 +63,10 @@ impl Container {
         if !fresh || self.config().durability() == Durability::Durable {
             self.refresh()?;
         }
-        let config = self.config();
+        let mut config = self.config();
+        if config.allots_cpus() {
+            config = Arc::new(self.runtime.with_cpus(&self.id(), &config, None)?);
+        }
         config.limits.check_host()?;
         self.enable_controllers(&config)?;
         let deadline = Deadline::from(options.deadline);
@@ -84,6 +90,9 @@ impl Container {
         let joined_users = joins.iter().any(|ns| ns.kind() == NamespaceKind::User);
         let guests = self.guests(&config)?;
         let upper = self.upper_dir(&config)?;
+        let planned = nics::plan(&inner.host, &config, &self.uuid, deadline)?;
+        let host_links = planned.as_ref().map(nics::Planned::host_names).unwrap_or_default();
+        let planned = planned.map(RefCell::new);
         // Nothing may fail between this and the start, which removes it on failure.
         let mut sandbox = self.sandbox().take().filter(Sandbox::is_alive);
         let (parked, cgroup) = match &mut sandbox {
@@ -116,7 +125,8 @@ impl Container {
             && matches!(users, UserNamespace::Host)
             && config.namespaces.is_new(NamespaceKind::Net);
         let network = if fits { self.runtime.take_network() } else { None };
-        let noted = Noted { container: self, cgroup: cgroup.as_ref(), record: RefCell::default() };
+        let noted =
+            Noted { container: self, cgroup: cgroup.as_ref(), host_links, record: RefCell::default() };
         let request = Request {
             host: &inner.host,
             config: &config,
@@ -126,6 +136,7 @@ impl Container {
             payload: payload.as_ref(),
             joins,
             network: network.as_ref().map(|taken| &taken.namespace),
+            nics: planned.as_ref(),
             upper,
             runtime_dirs: [&inner.state_dir, &inner.run_dir],
             strategy: inner.host.strategy(),
@@ -144,6 +155,10 @@ impl Container {
             pipes.seccomp_listener = up.running.listener.take();
             known(&config, up, &guests)
         });
+        let links = match &up {
+            Err(_) => nics::remove(&noted.host_links, &self.uuid, Deadline::after(UNDO)),
+            Ok(_) => Ok(()),
+        };
         let record = noted.record.into_inner();
         match (up, record) {
             (Ok(child), Some(record)) => {
@@ -151,6 +166,9 @@ impl Container {
                 let skipped = std::sync::Mutex::default();
                 *self.run() =
                     Run::Live(Arc::new(Live { child, guests, cgroup, id_map, started_at, record, skipped }));
+                if config.allots_cpus() {
+                    self.runtime.settle_cpus();
+                }
                 Ok(pipes)
             }
             (Ok(child), None) => {
@@ -164,6 +182,7 @@ impl Container {
                     Err(also) => e.also(format!("{what} failed too: {also}")),
                     Ok(()) => e,
                 };
+                let e = also(e, "removing the network interfaces", links);
                 Err(also(also(e, "removing the cgroup", removed), "removing the record of the run", cleared))
             }
         }
@@ -184,6 +203,7 @@ impl Container {
                     started_at,
                     exit: Some(exit),
                     skipped: Vec::new(),
+                    host_links: Vec::new(),
                     updating: false,
                 };
                 store.save_run(&self.id(), self.config().durability(), &record)
@@ -297,6 +317,8 @@ fn known(config: &ContainerConfig, up: Up, guests: &Guests) -> Result<Arc<Child>
 struct Noted<'a> {
     container: &'a Container,
     cgroup: Option<&'a Cgroup>,
+    /// The host's ends of the network interfaces that will be made.
+    host_links: Vec<String>,
     /// What was written.
     record: RefCell<Option<RunRecord>>,
 }
@@ -314,6 +336,7 @@ impl Witness for Noted<'_> {
             started_at: SystemTime::now(),
             exit: None,
             skipped: skipped.iter().map(ToString::to_string).collect(),
+            host_links: self.host_links.clone(),
             updating: false,
         };
         let c = self.container;

@@ -82,6 +82,8 @@ pub(crate) const LISTENER: u32 = 4;
 
 /// The plan has come to its NEXT_PLAN.
 pub(crate) const PARKED: u32 = 5;
+/// With a netlink socket of the network namespace.
+pub(crate) const NETWORK: u32 = 6;
 
 /// What the child says: 32 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,6 +147,8 @@ pub(crate) mod code {
     /// Reports PARKED, waits for another plan for as long as it takes, and runs that. The slots are those of its
     /// message.
     pub(crate) const NEXT_PLAN: u16 = 0x17;
+    /// Makes a `NETLINK_ROUTE` socket and hands it to the host.
+    pub(crate) const NETWORK_SOCKET: u16 = 0x18;
     /// errno to fail with, or 0 to end without a word: fault injection in tests
     pub(crate) const FAULT: u16 = 0x16;
 

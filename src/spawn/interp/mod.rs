@@ -174,6 +174,7 @@ impl Interp {
                     0
                 }
                 code::NEXT_PLAN => self.next_plan(),
+                code::NETWORK_SOCKET => self.network_socket(),
                 code::EXEC => self.exec(a, b, c),
                 code::FAULT if a != 0 => -(a as isize),
                 code::FAULT => ops::die(),

@@ -315,7 +315,7 @@ fn a_changed_plan_ends_in_an_error_and_runs_nothing() {
         contained(|| {
             // The filter is what it is meant to be: the plan itself fails at the first of those calls.
             let e = send(strategy, &whole, &plan).unwrap_err();
-            assert_eq!((e.step(), e.errno()), ("set hostname", Some(libc::EDOM)), "{e}");
+            assert_eq!((e.step(), e.errno()), ("write", Some(libc::EDOM)), "{e}");
 
             // Failures would be written to a file, which the filter forbids.
             let config =

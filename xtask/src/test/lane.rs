@@ -1,12 +1,14 @@
 //! The test programs once more, as root in a machine that has pure cgroup v2 with every controller.
 //!
 //! It is emulated: what only reckons takes ten times as long there, so [`LEFT_OUT`] stays out, and tests that do
-//! one thing many times do it less often ([`SCALE`]).
+//! one thing many times do it less often ([`SCALE`]). All CPUs of an emulated machine share one thread of the host: so
+//! there are several machines side by side, and the one with two CPUs runs only what needs them.
 
 use std::fs;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Mutex;
+use std::thread;
 use std::time::Duration;
 
 use crate::vm::{self, Ending, Streams};
@@ -18,19 +20,34 @@ use super::sums::{Place, Skips};
 /// runs nowhere, which fails.
 const LEFT_OUT: &[(&str, &str)] = &[
     ("xtask", "the project's tasks, not the library"),
+    (
+        "stockade",
+        "the units of the library: nothing in them depends on controllers; the host's run has them all",
+    ),
     ("support", "what the tests share, not the library"),
     ("layers", "reads the sources"),
     ("file_size", "reads the sources"),
     ("archives", "much reckoning, and no cgroup in it; the host's run has it all"),
     ("archives_debian", "as archives"),
+    ("cli", "starts hundreds of programs; what they do has tests of its own, and the host's run has it all"),
+    ("fuzz_smoke", "as archives"),
+    ("lossy_store", "strace and hundreds of opened stores; no cgroup in it"),
     ("torture", "eight busy threads beside each start take minutes there; the stress is the host's"),
     ("syscall_faults", "strace takes seconds for each fault there; the host's run tries them all"),
     ("seccomp_equivalence", "compares filters in memory, by the thousand"),
 ];
-/// Test programs with virtual machines: they get a machine of their own, with KVM. It has one processor: with
-/// two, the emulation now and then trips over code that the kernel changes under the other's feet, as KVM makes it do
-/// whenever the first virtual machine comes and the last one goes.
-const WITH_KVM: &[&str] = &["vm_linux", "vm_tiny"];
+/// Test programs that see more with two CPUs.
+const TWO_CPUS: &[&str] = &[
+    "cgroup_controls",
+    "cgroup_effects",
+    "cgroup_limits",
+    "cgroup_place",
+    "cgroup_stats",
+    "container_update",
+    "cpu_balance",
+];
+/// Test programs that need `/dev/kvm`.
+const KVM: &[&str] = &["vm_linux", "vm_tiny"];
 /// Per cent of what a test with many rounds does on the host.
 const SCALE: u32 = 10;
 /// For all programs together. Above it the lane fails: the test command has 40 minutes.
@@ -68,67 +85,108 @@ pub fn run(only: &[String]) -> Result<Lane> {
     for (name, why) in LEFT_OUT.iter().filter(|_| only.is_empty()) {
         println!("lane: left out: {name}: {why}");
     }
-    let (with_kvm, others): (Vec<Program>, Vec<Program>) =
-        programs.into_iter().partition(|program| WITH_KVM.contains(&program.name.as_str()));
-    let mut all = (Place::default(), Vec::new());
-    for (programs, kvm) in [(others, false), (with_kvm, true)] {
+    let mut machines = Vec::new();
+    for kind in [Kind::Plain, Kind::TwoCpus, Kind::Kvm] {
+        let programs: Vec<&Program> = programs.iter().filter(|p| Kind::of(&p.name) == kind).collect();
         if programs.is_empty() {
             continue;
         }
-        match run_in_one(&programs, kvm)? {
-            Lane::Ran { place, failures } => {
-                all.0.add(place);
-                all.1.extend(failures);
-            }
-            absent @ Lane::Absent(_) => return Ok(absent),
+        let options = options(kind, &programs);
+        // Before any of them runs: the first fetches what all need.
+        match vm::prepare(&options) {
+            Ok(parts) => machines.push((kind, programs, options, parts)),
+            Err(why) => return Ok(Lane::Absent(why)),
         }
     }
-    Ok(Lane::Ran { place: all.0, failures: all.1 })
-}
-
-/// Runs these programs in one machine.
-fn run_in_one(programs: &[Program], kvm: bool) -> Result<Lane> {
-    let out = paths::target().join(format!("lane-{}", std::process::id()));
-    let mut options = options(programs, out.clone());
-    if kvm {
-        (options.kvm, options.cpus) = (true, 1);
-    }
-    let parts = match vm::prepare(&options) {
-        Ok(parts) => parts,
-        Err(why) => return Ok(Lane::Absent(why)),
-    };
-    let report = Mutex::new(Report::default());
-    let out_line = |line: &[u8]| {
-        let line = String::from_utf8_lossy(line);
-        print!("{line}");
-        if let Ok(mut report) = report.lock() {
-            report.add(line.trim_end());
-        }
-    };
-    let err_line = |line: &[u8]| eprint!("{}", String::from_utf8_lossy(line));
-    let ended = vm::run(&parts, &options, Streams { out: Box::new(out_line), err: Box::new(err_line) });
-    let skips = Skips::read(&out.join("skips"));
-    fs::remove_dir_all(&out).map_err(|e| format!("{}: {e}", out.display()))?;
-    let Report { mut place, mut failures, started } = report.into_inner().unwrap_or_default();
-    place.skips = skips;
-    match ended? {
-        Ending::Status(0) => {}
-        Ending::Status(status) => failures.push(format!("the lane's script ended with {status}")),
-        Ending::TimedOut => failures.push(format!("out of time after {} s", LIMIT.as_secs())),
-    }
-    for program in programs.iter().filter(|program| !started.contains(&program.name)) {
-        failures.push(format!("{} did not start", program.name));
+    let reports = thread::scope(|scope| {
+        let running: Vec<_> = machines
+            .iter()
+            .map(|(kind, programs, options, parts)| {
+                scope.spawn(move || run_one(*kind, programs, options, parts))
+            })
+            .collect();
+        running.into_iter().map(|machine| machine.join()).collect::<Vec<_>>()
+    });
+    let (mut place, mut failures) = (Place::default(), Vec::new());
+    for report in reports {
+        let report = report.map_err(|_| "a machine's thread panicked".to_owned())??;
+        place.add(report.place);
+        failures.extend(report.failures);
     }
     Ok(Lane::Ran { place, failures })
 }
 
-fn options(programs: &[Program], out: PathBuf) -> vm::Options {
-    let script: String = programs.iter().map(line).collect();
+/// What a machine has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Plain,
+    TwoCpus,
+    Kvm,
+}
+
+impl Kind {
+    /// The one that a program needs.
+    fn of(program: &str) -> Self {
+        match program {
+            name if TWO_CPUS.contains(&name) => Self::TwoCpus,
+            name if KVM.contains(&name) => Self::Kvm,
+            _ => Self::Plain,
+        }
+    }
+
+    /// Before each line that it says.
+    fn mark(self) -> &'static str {
+        match self {
+            Self::Plain => "lane",
+            Self::TwoCpus => "lane/2",
+            Self::Kvm => "lane/kvm",
+        }
+    }
+}
+
+/// Runs `programs` in a machine of their own.
+fn run_one(kind: Kind, programs: &[&Program], options: &vm::Options, parts: &vm::Parts) -> Result<Report> {
+    let mark = kind.mark();
+    let report = Mutex::new(Report::default());
+    let out_line = |line: &[u8]| {
+        let line = String::from_utf8_lossy(line);
+        print!("{mark}| {line}");
+        if let Ok(mut report) = report.lock() {
+            report.add(line.trim_end());
+        }
+    };
+    let err_line = |line: &[u8]| eprint!("{mark}| {}", String::from_utf8_lossy(line));
+    let ended = vm::run(parts, options, Streams { out: Box::new(out_line), err: Box::new(err_line) });
+    let mut report = report.into_inner().unwrap_or_default();
+    if let Some(out) = &options.out {
+        report.place.skips = Skips::read(&out.join("skips"));
+        fs::remove_dir_all(out).map_err(|e| format!("{}: {e}", out.display()))?;
+    }
+    match ended {
+        Ok(Ending::Status(0)) => {}
+        Ok(Ending::Status(status)) => report.failures.push(format!("{mark}: the script ended with {status}")),
+        Ok(Ending::TimedOut) => {
+            report.failures.push(format!("{mark}: out of time after {} s", LIMIT.as_secs()));
+        }
+        Err(why) => {
+            let last = report.started.last().map_or("the first program", String::as_str);
+            report.failures.push(format!("{mark}: during {last}: {why}"));
+        }
+    }
+    for program in programs.iter().filter(|program| !report.started.contains(&program.name)) {
+        report.failures.push(format!("{} did not start", program.name));
+    }
+    Ok(report)
+}
+
+fn options(kind: Kind, programs: &[&Program]) -> vm::Options {
+    let script: String = programs.iter().map(|program| line(program)).collect();
     let mut options = vm::Options::new(vec!["sh".to_owned(), "-c".to_owned(), script], paths::root());
-    options.cpus = 2;
+    options.kvm = kind == Kind::Kvm;
+    options.cpus = if kind == Kind::TwoCpus { 2 } else { 1 };
     options.memory = "3G".to_owned();
     options.timeout = LIMIT;
-    options.out = Some(out);
+    options.out = Some(paths::target().join(format!("lane-{kind:?}-{}", std::process::id())));
     let fixtures = paths::fixtures();
     options.env = [
         ("STOCKADE_FIXTURES", fixtures.to_string_lossy().into_owned()),
