@@ -46,7 +46,7 @@ const TWO_CPUS: &[&str] = &[
     "container_update",
     "cpu_balance",
 ];
-/// Test programs that need `/dev/kvm`.
+/// Test programs that need `/dev/kvm`. With two CPUs the emulation trips over code that KVM makes the kernel change.
 const KVM: &[&str] = &["vm_linux", "vm_tiny"];
 /// Per cent of what a test with many rounds does on the host.
 const SCALE: u32 = 10;
