@@ -30,6 +30,8 @@ struct Rig {
     dir: tempfile::TempDir,
     kernels: Vec<Kernel>,
     busybox: PathBuf,
+    /// Last: one guest at a time is what the emulation of SVM in the lane bears.
+    _serial: support::Serial,
 }
 
 /// What the tests need, or why they cannot run here.
@@ -43,10 +45,11 @@ fn rig() -> Result<Rig, String> {
     if kernels.is_empty() {
         return Err("needs a kernel in the lane's cache".to_owned());
     }
+    let serial = support::serial();
     let dir = tempfile::tempdir_in("/run").map_err(|e| e.to_string())?;
     let at = |name| dir.path().join(name);
     let runtime = Runtime::builder().state_dir(at("state")).run_dir(at("run")).open();
-    Ok(Rig { runtime: runtime.map_err(|e| e.to_string())?, dir, kernels, busybox })
+    Ok(Rig { runtime: runtime.map_err(|e| e.to_string())?, dir, kernels, busybox, _serial: serial })
 }
 
 macro_rules! require_rig {
