@@ -1,4 +1,7 @@
 //! Virtual machines with Debian's kernels: in the lane with `--kvm` alone, since a KVM that interprets runs no Linux.
+//!
+//! They are asked for by name (`--ignored`), for the emulation of nested KVM now and then stops or panics by itself: a
+//! run of all tests must not hang on it.
 
 #![allow(clippy::print_stdout)]
 
@@ -114,6 +117,7 @@ fn finish(vm: &Vm) {
 }
 
 #[test]
+#[ignore = "the emulated KVM of the lane is not steady with Linux: see CONTRIBUTING.md"]
 fn every_kernel_boots_with_one_and_two_processors_and_switches_off() {
     let rig = require_rig!();
     for kernel in &rig.kernels {
@@ -135,6 +139,7 @@ fn every_kernel_boots_with_one_and_two_processors_and_switches_off() {
 }
 
 #[test]
+#[ignore = "the emulated KVM of the lane is not steady with Linux: see CONTRIBUTING.md"]
 fn a_bzimage_boots_too() {
     let rig = require_rig!();
     let kernel = &rig.kernels[0];
@@ -145,6 +150,7 @@ fn a_bzimage_boots_too() {
 }
 
 #[test]
+#[ignore = "the emulated KVM of the lane is not steady with Linux: see CONTRIBUTING.md"]
 fn the_pvh_entry_boots_too() {
     let rig = require_rig!();
     let kernel = &rig.kernels[0];
@@ -166,6 +172,7 @@ fn the_pvh_entry_boots_too() {
 }
 
 #[test]
+#[ignore = "the emulated KVM of the lane is not steady with Linux: see CONTRIBUTING.md"]
 fn reboot_and_panic_are_told_apart() {
     let rig = require_rig!();
     for kernel in &rig.kernels {
@@ -180,6 +187,7 @@ fn reboot_and_panic_are_told_apart() {
 }
 
 #[test]
+#[ignore = "the emulated KVM of the lane is not steady with Linux: see CONTRIBUTING.md"]
 fn a_virtio_device_is_found_and_used() {
     const MODULES: &[&str] = &[
         "drivers/virtio/virtio_ring",
@@ -205,6 +213,7 @@ fn a_virtio_device_is_found_and_used() {
 }
 
 #[test]
+#[ignore = "the emulated KVM of the lane is not steady with Linux: see CONTRIBUTING.md"]
 fn the_power_button_reaches_the_guest() {
     let rig = require_rig!();
     for kernel in &rig.kernels {
@@ -219,6 +228,7 @@ fn the_power_button_reaches_the_guest() {
 }
 
 #[test]
+#[ignore = "the emulated KVM of the lane is not steady with Linux: see CONTRIBUTING.md"]
 fn a_frozen_guest_rests_and_goes_on_and_hears_what_is_typed() {
     let rig = require_rig!();
     let kernel = &rig.kernels[0];
