@@ -44,9 +44,7 @@ impl Live {
     pub(super) fn set_skipped(&self, skipped: Vec<String>) {
         *self.skipped.lock().unwrap_or_else(PoisonError::into_inner) = Some(skipped);
     }
-}
 
-impl Live {
     /// Whether the first process has ended.
     pub(super) fn has_ended(&self) -> bool {
         !matches!(self.child.try_wait(), Ok(None))
