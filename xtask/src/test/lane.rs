@@ -4,13 +4,13 @@
 //! one thing many times do it less often ([`SCALE`]). All CPUs of an emulated machine share one thread of the host: so
 //! there are several machines side by side, and the one with two CPUs runs only what needs them.
 
-use std::fs;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
 
+use crate::fixtures::remove;
 use crate::vm::{self, Ending, Streams};
 use crate::{Result, paths, sh};
 
@@ -160,7 +160,8 @@ fn run_one(kind: Kind, programs: &[&Program], options: &vm::Options, parts: &vm:
     let mut report = report.into_inner().unwrap_or_default();
     if let Some(out) = &options.out {
         report.place.skips = Skips::read(&out.join("skips"));
-        fs::remove_dir_all(out).map_err(|e| format!("{}: {e}", out.display()))?;
+        // A machine that could not start made none.
+        remove(out)?;
     }
     match ended {
         Ok(Ending::Status(0)) => {}

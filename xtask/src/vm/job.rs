@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use crate::Result;
-use crate::fixtures::{at, remove};
+use crate::fixtures::{self, at, remove};
 
 use super::{Options, Parts, cache, tools};
 
@@ -25,14 +25,7 @@ pub struct Job {
 
 impl Job {
     pub fn new(parts: &Parts, options: &Options) -> Result<Self> {
-        let jobs = cache::dir().join("jobs");
-        at(&jobs, fs::create_dir_all(&jobs))?;
-        remove_what_was_left(&jobs);
-        let dir = (0..).map(|n| jobs.join(format!("{}-{n}", std::process::id()))).find(|dir| !dir.exists());
-        let dir = dir.unwrap_or_else(|| jobs.join("one"));
-        at(&dir, fs::create_dir(&dir))?;
-        let lock = at(&dir, File::create(dir.join("lock")))?;
-        at(&dir, lock.lock())?;
+        let (dir, lock) = place(&cache::dir().join("jobs"))?;
         let job = Self { dir, _lock: lock };
         for share in ["share", "out"] {
             at(&job.dir, fs::create_dir(job.dir.join(share)))?;
@@ -82,6 +75,19 @@ impl Drop for Job {
         // What cannot be removed now is found by the next job.
         let _ = remove(&self.dir);
     }
+}
+
+/// A new directory for one job, and the lock that says it is in use.
+fn place(jobs: &Path) -> Result<(PathBuf, File)> {
+    // Several machines start at once: none may take another's name, nor remove what is not yet locked.
+    let _one_at_a_time = fixtures::lock(jobs)?;
+    remove_what_was_left(jobs);
+    let dir = (0..).map(|n| jobs.join(format!("{}-{n}", std::process::id()))).find(|dir| !dir.exists());
+    let dir = dir.unwrap_or_else(|| jobs.join("one"));
+    at(&dir, fs::create_dir(&dir))?;
+    let lock = at(&dir, File::create(dir.join("lock")))?;
+    at(&dir, lock.lock())?;
+    Ok((dir, lock))
 }
 
 fn remove_what_was_left(jobs: &Path) {
@@ -152,6 +158,19 @@ mod tests {
         held.lock().unwrap();
         remove_what_was_left(&jobs);
         assert!(jobs.join("held").exists() && !jobs.join("left").exists());
+        fs::remove_dir_all(&jobs).unwrap();
+    }
+
+    #[test]
+    fn jobs_that_start_at_once_have_a_directory_each() {
+        let jobs = std::env::temp_dir().join(format!("stockade-xtask-places-{}", std::process::id()));
+        let places: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| place(&jobs).unwrap())).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        let dirs: std::collections::BTreeSet<_> = places.iter().map(|(dir, _)| dir).collect();
+        assert_eq!(dirs.len(), 8);
+        assert!(dirs.iter().all(|dir| dir.join("lock").exists()));
         fs::remove_dir_all(&jobs).unwrap();
     }
 }
