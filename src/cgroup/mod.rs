@@ -70,6 +70,8 @@ mod setting;
 mod state;
 mod stats;
 mod update;
+#[cfg_attr(not(feature = "cgroup1"), path = "no_v1.rs")]
+mod v1;
 
 #[cfg(test)]
 mod mock;

@@ -315,7 +315,7 @@ fn is_marked(cgroup: &Cgroup) -> bool {
 }
 
 /// The controllers that v1 hierarchies hold (`/proc/cgroups`: hierarchy 0 is v2's).
-fn held_by_v1() -> Vec<Controller> {
+pub(super) fn held_by_v1() -> Vec<Controller> {
     parse_v1(&std::fs::read_to_string("/proc/cgroups").unwrap_or_default())
 }
 

@@ -71,6 +71,7 @@ impl Sandbox {
             users: sandbox.id_map.as_ref().map_or(UserNamespace::Host, UserNamespace::New),
             groups: inner.host.set_groups(),
             cgroup: sandbox.cgroup.as_ref(),
+            v1_groups: false,
             payload: None,
             joins: Vec::new(),
             network: None,

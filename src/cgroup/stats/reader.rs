@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use super::hugetlb::{self, HugetlbStats};
 use super::{Pressure, Stats, io, parse, rdma};
 use crate::cgroup::Cgroup;
+use crate::cgroup::v1::StatsV1;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::fd::open_dir;
 use crate::sys::raw::retry;
@@ -131,6 +132,7 @@ pub struct StatsReader {
     dir: OwnedFd,
     path: PathBuf,
     files: Vec<Open>,
+    v1: StatsV1,
     buffer: Vec<u8>,
 }
 
@@ -143,7 +145,8 @@ impl Cgroup {
     pub fn stats_reader(&self) -> Result<StatsReader> {
         let dir = open_dir(self.as_fd(), ".").map_err(|e| read_error(self.path(), "", e))?;
         let path = self.path().to_owned();
-        let mut reader = StatsReader { dir, path, files: Vec::new(), buffer: vec![0; BUFFER] };
+        let v1 = self.stats_v1()?;
+        let mut reader = StatsReader { dir, path, files: Vec::new(), v1, buffer: vec![0; BUFFER] };
         reader.refresh()?;
         Ok(reader)
     }
@@ -173,6 +176,7 @@ impl StatsReader {
         if lost {
             self.drop_lost()?;
         }
+        self.v1.read(&mut stats)?;
         Ok(stats)
     }
 

@@ -1,0 +1,122 @@
+//! What stands in for [`v1`](super) where the feature `cgroup1` is off: no cgroup has v1 groups.
+
+use std::ffi::OsStr;
+use std::time::Instant;
+
+use super::limit::Limit;
+use super::limits::Limits;
+use super::setting::{Files, Setting};
+use super::stats::Stats;
+use super::{Cgroup, Controller};
+use crate::error::{Error, Result};
+
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::cgroup) struct Side;
+
+impl Side {
+    pub(in crate::cgroup) fn anchor(self) -> Self {
+        self
+    }
+
+    pub(in crate::cgroup) fn child(self, _: impl AsRef<OsStr>) -> Self {
+        self
+    }
+
+    pub(in crate::cgroup) fn parent(self) -> Self {
+        self
+    }
+
+    pub(in crate::cgroup) fn controllers(self) -> Vec<Controller> {
+        Vec::new()
+    }
+}
+
+pub(super) struct Tree;
+
+impl Tree {
+    pub(super) fn find(_: &[u8], _: &[u8]) -> Side {
+        Side
+    }
+}
+
+impl Cgroup {
+    pub(crate) fn v1_take_in(&self, _: u32) -> Result<()> {
+        Ok(())
+    }
+
+    pub(crate) fn needs_v1_groups(&self, _: &Limits) -> Result<bool> {
+        Ok(false)
+    }
+
+    pub(in crate::cgroup) fn v1_effective_cpus(&self) -> Option<String> {
+        None
+    }
+
+    pub(crate) fn has_v1_groups(&self) -> Result<bool> {
+        Ok(false)
+    }
+
+    pub(in crate::cgroup) fn v1_remove(&self, _: Option<Instant>) -> Result<()> {
+        Ok(())
+    }
+
+    pub(in crate::cgroup) fn stats_v1(&self) -> Result<StatsV1> {
+        Ok(StatsV1)
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct StatsV1;
+
+impl StatsV1 {
+    pub(super) fn read(&self, _: &mut Stats) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Both<'a>(&'a Cgroup);
+
+impl<'a> Both<'a> {
+    pub(super) fn open(v2: &'a Cgroup) -> Result<Self> {
+        Ok(Self(v2))
+    }
+
+    pub(super) fn place(&mut self, wanted: Vec<Setting>) -> Result<Vec<Setting>> {
+        Ok(wanted)
+    }
+
+    pub(super) fn read_v1(&self, _: &mut Limits) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl Files for Both<'_> {
+    fn get(&self, name: &str) -> Result<String> {
+        self.0.get(name)
+    }
+
+    fn put(&self, name: &str, value: &str) -> Result<()> {
+        self.0.put(name, value)
+    }
+
+    fn names(&self) -> Result<Vec<String>> {
+        self.0.names()
+    }
+
+    fn lacks(&self, controller: Controller, name: &str) -> Error {
+        self.0.lacks(controller, name)
+    }
+}
+
+pub(super) fn amount(_: &str, text: &str) -> Option<Limit> {
+    Limit::parse(text)
+}
+
+pub(super) fn is_below_use(_: &str) -> bool {
+    false
+}
+
+pub(super) fn usage_file(_: &str) -> Option<String> {
+    None
+}

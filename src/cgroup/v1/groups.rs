@@ -1,0 +1,320 @@
+//! The v1 groups of a cgroup: made, filled, found again and removed.
+
+use std::collections::HashSet;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use cgroups_rs::CgroupPid;
+use cgroups_rs::fs::Controller as _;
+use cgroups_rs::fs::pid::PidController;
+use rustix::fs::{CWD, Mode, OFlags, XattrFlags};
+use rustix::io::Errno;
+
+use super::name_of;
+use crate::cgroup::limits::Limits;
+use crate::cgroup::remove::{remove_children, rmdir};
+use crate::cgroup::setting::Setting;
+use crate::cgroup::{Cgroup, DELEGATION};
+use crate::error::{Error, ErrorKind, Result};
+use crate::sys::fd::{open_dir, read_at, write_at};
+use crate::sys::raw::retry;
+
+/// The attribute of the v2 cgroup: a line `CONTROLLERS PATH` for each group.
+const ATTRIBUTE: &str = "user.stockade.cgroup1";
+/// What an attribute can hold.
+const ATTRIBUTE_MAX: usize = 64 << 10;
+/// How often the processes of a cgroup are looked for that are not in its groups yet, before it is frozen for it.
+const LOOKS: u32 = 4;
+/// How long the cgroup may take to freeze then.
+const STILL: Duration = Duration::from_secs(10);
+/// The longest pause between two attempts on a group that the kernel still calls busy.
+const PAUSE_MAX: Duration = Duration::from_millis(20);
+const STEP: &str = "put a process into its v1 group";
+
+/// The v1 groups that a cgroup has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(in crate::cgroup) struct Groups(Vec<Group>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Group {
+    controllers: String,
+    dir: PathBuf,
+}
+
+impl Groups {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The directory of the group with this controller.
+    pub(super) fn of(&self, controller: &str) -> Option<&Path> {
+        let has = |group: &&Group| group.controllers.split(',').any(|c| c == controller);
+        self.0.iter().find(has).map(|group| &*group.dir)
+    }
+
+    fn text(&self) -> Vec<u8> {
+        let mut text = Vec::new();
+        for group in &self.0 {
+            text.extend(
+                [group.controllers.as_bytes(), b" ", group.dir.as_os_str().as_bytes(), b"\n"].concat(),
+            );
+        }
+        text
+    }
+
+    fn parse(text: &[u8]) -> Self {
+        let group = |line: &[u8]| {
+            let at = line.iter().position(|b| *b == b' ')?;
+            let controllers = std::str::from_utf8(&line[..at]).ok()?.to_owned();
+            let dir = PathBuf::from(std::ffi::OsString::from_vec(line[at + 1..].to_vec()));
+            dir.is_absolute().then_some(Group { controllers, dir })
+        };
+        Self(text.split(|b| *b == b'\n').filter_map(group).collect())
+    }
+
+    /// Moves a process into all of them. One that is gone is no error.
+    pub(super) fn take_in(&self, pid: u32) -> Result<()> {
+        for group in &self.0 {
+            // Any controller does: the file is the hierarchy's.
+            let mover = PidController::new(group.dir.clone(), group.dir.clone(), false);
+            match mover
+                .add_task_by_tgid(&CgroupPid::from(u64::from(pid)))
+                .map_err(|e| super::files::errno(&e))
+            {
+                Ok(()) | Err(Errno::SRCH) => {}
+                Err(errno) => return Err(self.take_in_error(group, pid, errno)),
+            }
+        }
+        Ok(())
+    }
+
+    fn take_in_error(&self, group: &Group, pid: u32, errno: Errno) -> Error {
+        let e = Error::sys(STEP, errno).path(group.dir.join("cgroup.procs")).detail(format!("pid {pid}"));
+        match errno {
+            Errno::ACCESS | Errno::PERM => e.hint(DELEGATION),
+            Errno::NOENT | Errno::NODEV => e.with_kind(ErrorKind::NotFound),
+            // The kernel takes a process with a real-time policy only where the group has time for such.
+            Errno::INVAL => e.hint("a real-time process needs cpu.rt_runtime_us in each v1 group above it"),
+            _ => e,
+        }
+    }
+}
+
+impl Cgroup {
+    /// The v1 groups that it has, whoever made them.
+    pub(in crate::cgroup) fn v1_groups(&self) -> Result<Groups> {
+        if self.v1.tree.is_none() {
+            return Ok(Groups::default());
+        }
+        let failed = |e| self.error("read the v1 groups of cgroup".to_owned(), "", e);
+        let dir = match self.readable() {
+            // Removed: it has none any more.
+            Err(Errno::NOENT | Errno::NODEV) => return Ok(Groups::default()),
+            dir => dir.map_err(failed)?,
+        };
+        let mut text = vec![0; 1 << 10];
+        loop {
+            match retry(|| rustix::fs::fgetxattr(&dir, ATTRIBUTE, text.as_mut_slice())) {
+                Ok(n) => return Ok(Groups::parse(&text[..n])),
+                Err(Errno::RANGE) if text.len() < ATTRIBUTE_MAX => text.resize(ATTRIBUTE_MAX, 0),
+                Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::NOENT | Errno::NODEV) => {
+                    return Ok(Groups::default());
+                }
+                Err(e) => return Err(failed(e)),
+            }
+        }
+    }
+
+    /// Puts a process into its v1 groups, if it has any.
+    pub(crate) fn v1_take_in(&self, pid: u32) -> Result<()> {
+        self.v1_groups()?.take_in(pid)
+    }
+
+    /// Whether these limits will need v1 groups.
+    pub(crate) fn needs_v1_groups(&self, limits: &Limits) -> Result<bool> {
+        let wanted = limits.controllers();
+        if wanted.is_empty() || self.v1.tree.is_none() {
+            return Ok(false);
+        }
+        let own = self.controllers()?;
+        Ok(wanted.into_iter().any(|c| !own.contains(&c) && self.v1.hierarchy_of(c).is_some()))
+    }
+
+    /// Whether processes that come into it have to be put into v1 groups too.
+    pub(crate) fn has_v1_groups(&self) -> Result<bool> {
+        Ok(!self.v1_groups()?.is_empty())
+    }
+
+    /// Makes those v1 groups that `settings` need and that are not there, and puts its processes into them.
+    pub(super) fn v1_make(&self, groups: &mut Groups, settings: &[Setting]) -> Result<()> {
+        let mut wanted: Vec<(&str, PathBuf)> = Vec::new();
+        for controller in settings.iter().map(|s| s.controller) {
+            let Some(hierarchy) = self.v1.hierarchy_of(controller) else { continue };
+            let there = |name| groups.of(name).is_some();
+            if name_of(controller).is_some_and(there) || wanted.iter().any(|w| w.0 == hierarchy.controllers) {
+                continue;
+            }
+            wanted.push((&hierarchy.controllers, hierarchy.own.join(&self.v1.below)));
+        }
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        if self.v1.below.as_os_str().is_empty() {
+            // Its limits are not this process's to set: it is in there itself.
+            return Err(Error::invalid("cgroup", "is this process's own, whose v1 limits are left alone")
+                .object(self.path().display().to_string()));
+        }
+        let made =
+            wanted.into_iter().map(|(controllers, dir)| Group { controllers: controllers.to_owned(), dir });
+        let all = Groups(groups.0.iter().cloned().chain(made).collect());
+        self.v1_note(&all)?;
+        for group in &all.0[groups.0.len()..] {
+            make(group)?;
+        }
+        self.v1_gather(&all)?;
+        *groups = all;
+        Ok(())
+    }
+
+    /// Writes down which groups it has, or is about to have.
+    fn v1_note(&self, groups: &Groups) -> Result<()> {
+        let dir = self.readable();
+        let noted = dir.and_then(|dir| {
+            retry(|| rustix::fs::fsetxattr(&dir, ATTRIBUTE, &groups.text(), XattrFlags::empty()))
+        });
+        noted.map_err(|e| self.error("note the v1 groups of cgroup".to_owned(), "", e))
+    }
+
+    /// Puts every process of it into the groups. A process that forks while it is moved may leave a child behind, which
+    /// the next look finds; where there is no end to it, they are frozen for the time that it takes.
+    fn v1_gather(&self, groups: &Groups) -> Result<()> {
+        let mut known = HashSet::new();
+        for _ in 0..LOOKS {
+            if self.v1_take_in_new(groups, &mut known)? == 0 {
+                return Ok(());
+            }
+        }
+        let frozen = self.state()?.frozen;
+        let end = Some(Instant::now() + STILL);
+        if !frozen {
+            self.freeze(end)?;
+        }
+        let done = self.v1_take_in_new(groups, &mut known).map(drop);
+        let thawed = if frozen { Ok(()) } else { self.thaw(end) };
+        done.and(thawed)
+    }
+
+    /// Gives how many there were that were not known.
+    fn v1_take_in_new(&self, groups: &Groups, known: &mut HashSet<u32>) -> Result<usize> {
+        let mut new = 0;
+        for pid in self.procs_below()? {
+            // 0: one that this pid namespace does not show.
+            if pid != 0 && known.insert(pid) {
+                groups.take_in(pid)?;
+                new += 1;
+            }
+        }
+        Ok(new)
+    }
+
+    /// Removes its v1 groups, with what its processes have made in them. They are left alone while there are processes
+    /// in the cgroup.
+    pub(in crate::cgroup) fn v1_remove(&self, deadline: Option<Instant>) -> Result<()> {
+        let groups = self.v1_groups()?;
+        if groups.is_empty() {
+            return Ok(());
+        }
+        self.wait_empty(deadline)?;
+        let mut pause = Duration::from_millis(1);
+        loop {
+            let mut busy = None;
+            for group in &groups.0 {
+                let gone = remove(&group.dir, deadline);
+                if !gone.map_err(|e| Error::sys("remove the v1 group", e).path(&group.dir))? {
+                    busy = Some(&group.dir);
+                }
+            }
+            let Some(busy) = busy else { return Ok(()) };
+            let left = deadline.map_or(PAUSE_MAX, |d| d.saturating_duration_since(Instant::now()));
+            if left.is_zero() {
+                return Err(Error::new(ErrorKind::Timeout, "remove the v1 group")
+                    .path(busy)
+                    .detail("processes are in it")
+                    .hint("kill the processes first"));
+            }
+            std::thread::sleep(pause.min(left));
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    fn readable(&self) -> Result<rustix::fd::OwnedFd, Errno> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        retry(|| rustix::fs::openat(self.as_fd(), ".", flags, Mode::empty()))
+    }
+}
+
+/// Makes one. What is there already under this name was left by a crash, and is made anew if nobody is in it.
+fn make(group: &Group) -> Result<()> {
+    let failed = |e: Errno| {
+        let e = Error::sys("make the v1 group", e).path(&group.dir);
+        match e.kind() {
+            ErrorKind::AlreadyExists => e.hint("another instance uses it: take another name"),
+            ErrorKind::PermissionDenied => e.hint(DELEGATION),
+            ErrorKind::NotFound => e
+                .detail("the cgroup above has no v1 group of this controller")
+                .hint("set a limit of the same controller on that one first"),
+            _ => e,
+        }
+    };
+    let mode = Mode::from_raw_mode(0o755);
+    match retry(|| rustix::fs::mkdirat(CWD, &group.dir, mode)) {
+        Err(Errno::EXIST) => {
+            if !remove(&group.dir, Some(Instant::now())).map_err(failed)? {
+                return Err(failed(Errno::EXIST));
+            }
+            retry(|| rustix::fs::mkdirat(CWD, &group.dir, mode)).map_err(failed)?;
+        }
+        made => made.map_err(failed)?,
+    }
+    if group.controllers.split(',').any(|c| c == "cpuset") {
+        // A new one has none, and takes no process.
+        for file in ["mems", "cpus"] {
+            let dir = group.dir.as_path();
+            let all = read_at(CWD, &dir.join(format!("../cpuset.effective_{file}")), 1 << 16);
+            all.and_then(|all| write_at(CWD, &dir.join(format!("cpuset.{file}")), all.trim_ascii()))
+                .map_err(failed)?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes one with all that is in it; says whether it is gone.
+fn remove(dir: &Path, deadline: Option<Instant>) -> Result<bool, Errno> {
+    if rmdir(CWD, dir)? {
+        return Ok(true);
+    }
+    let open = match open_dir(CWD, dir) {
+        Err(Errno::NOENT) => return Ok(true),
+        open => open?,
+    };
+    remove_children(open.as_fd(), deadline.map(|d| d.max(Instant::now() + Duration::from_millis(100))))?;
+    rmdir(CWD, dir)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_are_read_as_they_are_written() {
+        let group =
+            |controllers: &str, dir: &str| Group { controllers: controllers.to_owned(), dir: dir.into() };
+        let all = Groups(vec![group("cpu,cpuacct", "/sys/fs/cgroup/cpu/a b"), group("pids", "/x/y:z")]);
+        assert_eq!(Groups::parse(&all.text()), all);
+        assert_eq!(all.of("cpuacct"), Some(Path::new("/sys/fs/cgroup/cpu/a b")));
+        assert_eq!(all.of("memory"), None);
+        assert!(Groups::parse(b"rubbish\npids relative\n\n").is_empty());
+    }
+}

@@ -1,0 +1,10 @@
+//! Limits, figures and ends of containers on a host whose controllers cgroup v1 holds (feature `cgroup1`).
+//!
+//! Where v2 has the controllers, as in the lane, each test says so and is skipped: the same is tested there through v2.
+
+#[path = "../rig/mod.rs"]
+#[expect(dead_code, reason = "some parts are for other tests")]
+mod rig;
+
+mod host;
+mod life;
