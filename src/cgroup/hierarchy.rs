@@ -1,6 +1,7 @@
 //! Where cgroup v2 is mounted, and where in it the calling process sits.
 
 use std::ffi::{OsStr, OsString};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 
@@ -17,6 +18,8 @@ use crate::sys::raw::retry;
 const CGROUP2_MAGIC: u64 = 0x6367_7270;
 /// More than any host's mount table.
 const MOUNTINFO_LIMIT: usize = 64 << 20;
+/// What stands for the mount point of a hierarchy that is mounted nowhere.
+const UNMOUNTED: &str = "cgroup2:";
 /// Where systemd mounts cgroup v2: pure, and beside v1.
 const USUAL: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
 
@@ -34,18 +37,35 @@ pub struct Hierarchy {
 
 impl Hierarchy {
     /// Finds the cgroup v2 mount, on pure v2 hosts and beside v1 on hybrid ones, and the cgroup of the calling
-    /// process. Needs no privilege; reads `/proc/thread-self/mountinfo` and `/proc/thread-self/cgroup`
+    /// process. On hosts that have only v1 mounted it takes, with the feature `cgroup1`, a mount of the v2 tree that is
+    /// attached nowhere: each kernel has that tree. Paths in it begin with `cgroup2:`, and it needs `CAP_SYS_ADMIN`. Else
+    /// it needs no privilege; reads `/proc/thread-self/mountinfo` and `/proc/thread-self/cgroup`
     /// (`proc_pid_mountinfo(5)`, `cgroups(7)`).
     ///
     /// # Errors
     /// [`Unsupported`](ErrorKind::Unsupported): no cgroup v2 mount shows the process's own cgroup.
+    /// [`PermissionDenied`](ErrorKind::PermissionDenied): only v1 is mounted, and `CAP_SYS_ADMIN` is lacking.
     /// [`InvalidState`](ErrorKind::InvalidState): the process sits outside the root of its cgroup namespace,
     /// which happens to one that entered the namespace by `setns(2)` and was never moved.
     pub fn detect() -> Result<Self> {
-        let groups = proc_file("/proc/thread-self/cgroup")?;
-        let own = parse_own(&groups)?;
+        let mut groups = proc_file("/proc/thread-self/cgroup")?;
         let mountinfo = proc_file("/proc/thread-self/mountinfo")?;
         let mounts = mounts_of(&mountinfo, b"cgroup2");
+        let mut found = match mounts.is_empty() {
+            false => Self::among(mounts, &parse_own(&groups)?)?,
+            true => {
+                let tree = v1::unmounted_v2()?;
+                // The kernel shows the process's place in it from the first mount on.
+                groups = proc_file("/proc/thread-self/cgroup")?;
+                Self::unmounted(tree, &parse_own(&groups)?)?
+            }
+        };
+        found.own.v1 = v1::Tree::find(&mountinfo, &groups);
+        Ok(found)
+    }
+
+    /// That of these mounts which shows the cgroup `own`.
+    fn among(mounts: Vec<Mount>, own: &Path) -> Result<Self> {
         let mut candidates: Vec<(PathBuf, Mount)> = mounts
             .into_iter()
             .filter_map(|m| Some((own.strip_prefix(&m.root).ok()?.to_path_buf(), m)))
@@ -55,15 +75,18 @@ impl Hierarchy {
             USUAL.iter().position(|u| m.mount_point == Path::new(u)).unwrap_or(USUAL.len())
         });
         let found = candidates.into_iter().find_map(|(below, m)| Self::at(m, &below));
-        let found = found.map(|mut found| {
-            found.own.v1 = v1::Tree::find(&mountinfo, &groups);
-            found
-        });
-        found.ok_or_else(|| {
-            Error::new(ErrorKind::Unsupported, "find the cgroup v2 mount")
-                .detail(format!("no mounted cgroup2 file system shows `{}`", own.display()))
-                .hint("mount it: `mount -t cgroup2 cgroup2 /sys/fs/cgroup` (with v1: on /sys/fs/cgroup/unified)")
-        })
+        found.ok_or_else(|| no_mount(&format!("no mounted cgroup2 file system shows `{}`", own.display())))
+    }
+
+    /// The hierarchy by a mount of it that is nowhere.
+    fn unmounted(root: OwnedFd, own: &Path) -> Result<Self> {
+        let root = Cgroup::from_parts(root, PathBuf::from(UNMOUNTED), None, v1::Side::default());
+        let below = own.strip_prefix("/").unwrap_or(own);
+        let own = match below.as_os_str().is_empty() {
+            true => root.again()?,
+            false => open_beneath(&root, below).map_err(|e| Error::sys("open cgroup", e).path(own))?,
+        };
+        Ok(Self { own, root, options: Vec::new() })
     }
 
     /// The hierarchy mounted at `mount`, if the path still leads to it: another mount may cover it.
@@ -127,6 +150,13 @@ impl Hierarchy {
         cgroup.v1 = self.own.v1.anchor();
         cgroup
     }
+}
+
+/// The error of a host on which no mount serves.
+pub(super) fn no_mount(why: &str) -> Error {
+    Error::new(ErrorKind::Unsupported, "find the cgroup v2 mount")
+        .detail(why)
+        .hint("mount it: `mount -t cgroup2 cgroup2 /sys/fs/cgroup` (with v1: on /sys/fs/cgroup/unified)")
 }
 
 fn open_beneath(root: &Cgroup, below: &Path) -> Result<Cgroup, Errno> {

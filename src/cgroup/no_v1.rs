@@ -1,8 +1,10 @@
 //! What stands in for [`v1`](super) where the feature `cgroup1` is off: no cgroup has v1 groups.
 
 use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
 use std::time::Instant;
 
+use super::hierarchy::no_mount;
 use super::limit::Limit;
 use super::limits::Limits;
 use super::setting::{Files, Setting};
@@ -37,6 +39,11 @@ impl Tree {
     pub(super) fn find(_: &[u8], _: &[u8]) -> Side {
         Side
     }
+}
+
+pub(super) fn unmounted_v2() -> Result<OwnedFd> {
+    Err(no_mount("no cgroup2 file system is mounted")
+        .also("with the feature `cgroup1` hosts that have only v1 mounted are served"))
 }
 
 impl Cgroup {

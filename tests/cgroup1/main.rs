@@ -16,3 +16,4 @@ mod rig;
 mod crash;
 mod host;
 mod life;
+mod views;

@@ -1,12 +1,18 @@
 //! Which v1 hierarchies are mounted, and where in them this process is.
 
 use std::ffi::OsStr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::io::Errno;
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
+
 use super::Side;
 use crate::cgroup::hierarchy::mounts_of;
+use crate::error::{Error, ErrorKind, Result};
+use crate::sys::fd::open_dir;
 
 /// The v1 hierarchies that the calling thread's mount namespace shows.
 #[derive(Debug, PartialEq, Eq)]
@@ -67,6 +73,29 @@ impl V1Hierarchy {
     fn has(&self, controller: &str) -> bool {
         self.controllers.split(',').any(|c| c == controller)
     }
+}
+
+/// A mount of the v2 tree that is attached nowhere: on a host that has only v1 mounted nobody sees it.
+pub(in crate::cgroup) fn unmounted_v2() -> Result<OwnedFd> {
+    let mount = || -> std::result::Result<OwnedFd, Errno> {
+        let fs = rustix::mount::fsopen("cgroup2", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        rustix::mount::fsconfig_create(fs.as_fd())?;
+        let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
+            | MountAttrFlags::MOUNT_ATTR_NODEV
+            | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+        let mount = rustix::mount::fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
+        open_dir(mount.as_fd(), ".")
+    };
+    mount().map_err(|errno| {
+        let e = Error::sys("mount the cgroup v2 tree for this process", errno);
+        match errno {
+            Errno::PERM => e
+                .detail("no cgroup2 file system is mounted")
+                .hint("run as root, or mount one on /sys/fs/cgroup/unified"),
+            Errno::NODEV => e.with_kind(ErrorKind::Unsupported).detail("the kernel has no cgroup v2"),
+            _ => e,
+        }
+    })
 }
 
 #[cfg(test)]

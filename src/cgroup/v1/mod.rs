@@ -29,7 +29,7 @@ use std::sync::Arc;
 
 use super::{Cgroup, Controller};
 pub(super) use files::Both;
-pub(super) use find::Tree;
+pub(super) use find::{Tree, unmounted_v2};
 pub(super) use groups::Groups;
 pub(super) use settings::{amount, is_below_use, usage_file};
 pub(super) use stats::StatsV1;
