@@ -4,11 +4,12 @@ use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
+use super::events::Event;
 use super::hierarchy::no_mount;
 use super::limit::Limit;
 use super::limits::Limits;
 use super::setting::{Files, Setting};
-use super::stats::Stats;
+use super::stats::{MemoryEvents, Stats};
 use super::{Cgroup, Controller};
 use crate::error::{Error, Result};
 
@@ -77,6 +78,27 @@ pub(super) struct StatsV1;
 
 impl StatsV1 {
     pub(super) fn read(&self, _: &mut Stats) -> Result<()> {
+        Ok(())
+    }
+
+    pub(super) fn memory_events(&self) -> Result<Option<MemoryEvents>> {
+        Ok(None)
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct EventsV1;
+
+impl EventsV1 {
+    pub(super) fn of(_: &Cgroup, _: &OwnedFd) -> Result<Self> {
+        Ok(Self)
+    }
+
+    pub(super) fn must_look(&self) -> bool {
+        false
+    }
+
+    pub(super) fn look(&mut self, _: impl FnMut(Event)) -> Result<()> {
         Ok(())
     }
 }

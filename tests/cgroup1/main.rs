@@ -13,7 +13,9 @@ mod again;
 #[expect(dead_code, reason = "some parts are for other tests")]
 mod rig;
 
+mod change;
 mod crash;
+mod effects;
 mod host;
 mod life;
 mod views;

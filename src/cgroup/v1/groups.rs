@@ -90,6 +90,22 @@ impl Groups {
         Ok(())
     }
 
+    /// Whether its limit of processes has room for one more. That is not asked of one that is moved, as it is of one that
+    /// is born.
+    fn check_room(&self) -> Result<()> {
+        let Some(dir) = self.of("pids") else { return Ok(()) };
+        let number = |file: &str| {
+            let text = read_at(CWD, &dir.join(file), 64).unwrap_or_default();
+            std::str::from_utf8(&text).ok().and_then(|t| t.trim().parse::<u64>().ok())
+        };
+        match (number("pids.current"), number("pids.max")) {
+            (Some(now), Some(max)) if now >= max => Err(Error::sys(STEP, Errno::AGAIN)
+                .path(dir.join("pids.max"))
+                .detail(format!("{now} processes are there, and {max} may be"))),
+            _ => Ok(()),
+        }
+    }
+
     fn take_in_error(&self, group: &Group, pid: u32, errno: Errno) -> Error {
         let e = Error::sys(STEP, errno).path(group.dir.join("cgroup.procs")).detail(format!("pid {pid}"));
         match errno {
@@ -127,9 +143,11 @@ impl Cgroup {
         }
     }
 
-    /// Puts a process into its v1 groups, if it has any.
+    /// Puts a new process into its v1 groups, if it has any and they have room for it.
     pub(crate) fn v1_take_in(&self, pid: u32) -> Result<()> {
-        self.v1_groups()?.take_in(pid)
+        let groups = self.v1_groups()?;
+        groups.check_room()?;
+        groups.take_in(pid)
     }
 
     /// Whether these limits will need v1 groups.

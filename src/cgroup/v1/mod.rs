@@ -15,6 +15,7 @@
 //! Limits of v2 are turned into settings of v1 files ([`settings`]) and go through the same transaction as those of v2.
 //! The crate cgroups-rs writes them ([`files`]); why not more of it is used, ADR 0027 says.
 
+mod events;
 mod files;
 mod find;
 mod groups;
@@ -28,6 +29,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::{Cgroup, Controller};
+pub(super) use events::EventsV1;
 pub(super) use files::Both;
 pub(super) use find::{Tree, unmounted_v2};
 pub(super) use groups::Groups;

@@ -17,7 +17,7 @@
 use super::files::Both;
 use crate::cgroup::limit::Limit;
 use crate::cgroup::setting::{Setting, pair};
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// From here on a v1 limit is none: what fits into the kernel's count of pages.
 const NONE_FROM: u64 = 0x7fff_ffff_0000_0000;
@@ -52,6 +52,8 @@ pub(super) fn instead_of(file: &str) -> &'static str {
         "memory.high" => {
             "set memory_max, or memory_low for a v1 soft limit; or boot with cgroup_no_v1=memory"
         }
+        "memory.swap.max" => "v1 limits swap only together with memory: set memory_max too",
+        BOTH_FILE => "the kernel does not count swap: boot with swapaccount=1",
         "memory.min" => "set memory_low, which v1 has as its soft limit; or boot with cgroup_no_v1=memory",
         _ => "leave it out, choose Enforce::BestEffort, or have v2 hold the controller: cgroup_no_v1=all",
     }
@@ -137,14 +139,15 @@ impl Memory {
         let both = match (max, swap) {
             (Limit::Value(max), Limit::Value(swap)) => Limit::Value(max.saturating_add(swap)),
             (_, Limit::Max) => Limit::Max,
-            (Limit::Max, Limit::Value(_)) if self.swap.is_none() => Limit::Max,
-            (Limit::Max, Limit::Value(_)) => {
-                return Err(Error::invalid(
-                    "memory_swap_max",
-                    "cgroup v1 holds memory on this host and limits swap only together with memory",
-                )
-                .hint("set memory_max too"));
-            }
+            (Limit::Max, Limit::Value(_)) => match &self.swap {
+                // Under its own name, which v1 does not have: the error says what to do.
+                Some(swap) => {
+                    out.extend(self.max.is_some().then(|| set(LIMIT_FILE, max)));
+                    out.push(swap.clone());
+                    return Ok(());
+                }
+                None => Limit::Max,
+            },
         };
         // Where swap is not counted the file is not there, and an error only if it is asked for.
         let has_both = now.both.is_some() || self.swap.is_some();

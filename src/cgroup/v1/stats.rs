@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use super::Groups;
 use crate::cgroup::block::DeviceNumber;
-use crate::cgroup::stats::{HugetlbStats, IoStats, Stats};
+use crate::cgroup::stats::{HugetlbStats, IoStats, MemoryEvents, PidsEvents, Stats};
 use crate::cgroup::{Cgroup, HugePageSize};
 use crate::error::{Error, Result};
 use crate::sys::fd::read_at;
@@ -53,7 +53,7 @@ impl StatsV1 {
         }
     }
 
-    fn path(&self, file: &str) -> Option<PathBuf> {
+    pub(super) fn path(&self, file: &str) -> Option<PathBuf> {
         let (controller, _) = file.split_once('.')?;
         Some(self.groups.of(controller)?.join(file))
     }
@@ -124,11 +124,8 @@ impl StatsV1 {
         // In and out, of all kinds: what v2 does not count.
         stat.other
             .extend(["pgpgin", "pgpgout"].into_iter().filter_map(|key| Some((key.to_owned(), take(key)?))));
-        let events = memory.events_local.get_or_insert_default();
-        events.max = self.number("memory.failcnt")?.unwrap_or(0);
-        let oom = self.keyed("memory.oom_control")?.unwrap_or_default();
-        events.oom_kill = oom.get("oom_kill").copied().unwrap_or(0);
         // A container's processes have no groups below with limits of their own.
+        memory.events_local = self.memory_events()?;
         memory.events = memory.events_local.clone();
         if let Some(failed) = self.number("memory.memsw.failcnt")? {
             memory.swap_events.get_or_insert_default().max = failed;
@@ -136,12 +133,28 @@ impl StatsV1 {
         Ok(())
     }
 
+    /// How often the limits of memory acted: v1 counts less of it than v2.
+    pub(in crate::cgroup) fn memory_events(&self) -> Result<Option<MemoryEvents>> {
+        let Some(max) = self.number("memory.failcnt")? else { return Ok(None) };
+        let oom = self.keyed("memory.oom_control")?.unwrap_or_default();
+        let oom_kill = oom.get("oom_kill").copied().unwrap_or(0);
+        Ok(Some(MemoryEvents { max, oom_kill, ..MemoryEvents::default() }))
+    }
+
+    /// How often the limit of processes acted.
+    pub(in crate::cgroup) fn pids_events(&self) -> Result<Option<PidsEvents>> {
+        let Some(max) = self.keyed("pids.events")?.and_then(|e| e.get("max").copied()) else {
+            return Ok(None);
+        };
+        Ok(Some(PidsEvents { max, ..PidsEvents::default() }))
+    }
+
     fn pids(&self, stats: &mut Stats) -> Result<()> {
         let Some(current) = self.number("pids.current")? else { return Ok(()) };
         let pids = stats.pids.get_or_insert_default();
         pids.current = current;
         pids.peak = self.number("pids.peak")?;
-        pids.events.max = self.keyed("pids.events")?.and_then(|e| e.get("max").copied()).unwrap_or(0);
+        pids.events = self.pids_events()?.unwrap_or_default();
         Ok(())
     }
 
