@@ -56,6 +56,14 @@ impl Cgroup {
         Ok(false)
     }
 
+    pub(crate) fn has_v1_named(&self) -> bool {
+        false
+    }
+
+    pub(crate) fn v1_delegate_named(&self, _: u32, _: u32) -> Result<()> {
+        Ok(())
+    }
+
     pub(in crate::cgroup) fn v1_effective_cpus(&self) -> Option<String> {
         None
     }

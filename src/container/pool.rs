@@ -72,6 +72,7 @@ impl Sandbox {
             groups: inner.host.set_groups(),
             cgroup: sandbox.cgroup.as_ref(),
             v1_groups: false,
+            named_owner: None,
             payload: None,
             joins: Vec::new(),
             network: None,

@@ -17,5 +17,8 @@ mod change;
 mod crash;
 mod effects;
 mod host;
+#[path = "../system/image.rs"]
+mod image;
 mod life;
+mod systems;
 mod views;

@@ -13,8 +13,10 @@ use crate::host::{group_of, limits_of, own_group, procs, read};
 use crate::rig::{Rig, busybox, end, sh};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum View {
+pub(crate) enum View {
     V1Only,
+    /// v1 and v2, but not the hierarchy of systemd.
+    NoNamed,
     Hybrid,
     V2Only,
 }
@@ -25,6 +27,7 @@ const TREE: &str = "/sys/fs/cgroup";
 fn show(view: View) {
     match view {
         View::Hybrid => {}
+        View::NoNamed => unmount(Path::new(TREE).join("systemd"), UnmountFlags::DETACH).unwrap(),
         View::V1Only => unmount(Path::new(TREE).join("unified"), UnmountFlags::DETACH).unwrap(),
         View::V2Only => {
             unmount(TREE, UnmountFlags::DETACH).unwrap();
@@ -34,7 +37,7 @@ fn show(view: View) {
 }
 
 /// Runs the test `name` again, in a mount namespace of its own. `true` in that process.
-fn in_view(name: &str, view: View) -> bool {
+pub(crate) fn in_view(name: &str, view: View) -> bool {
     if again::role().is_some() {
         show(view);
         return true;

@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use cgroups_rs::CgroupPid;
 use cgroups_rs::fs::Controller as _;
 use cgroups_rs::fs::pid::PidController;
-use rustix::fs::{CWD, Mode, OFlags, XattrFlags};
+use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Uid, XattrFlags};
 use rustix::io::Errno;
 
+use super::find::V1Hierarchy;
 use super::name_of;
 use crate::cgroup::limits::Limits;
 use crate::cgroup::remove::{remove_children, rmdir};
@@ -31,6 +32,8 @@ const LOOKS: u32 = 4;
 const STILL: Duration = Duration::from_secs(10);
 /// The longest pause between two attempts on a group that the kernel still calls busy.
 const PAUSE_MAX: Duration = Duration::from_millis(20);
+/// The hierarchy of systemd, which has no controllers.
+const NAMED: &str = "name=systemd";
 const STEP: &str = "put a process into its v1 group";
 
 /// The v1 groups that a cgroup has.
@@ -176,6 +179,11 @@ impl Cgroup {
             }
             wanted.push((&hierarchy.controllers, hierarchy.own.join(&self.v1.below)));
         }
+        self.v1_add(groups, &wanted)
+    }
+
+    /// Adds these groups, and puts its processes into them.
+    fn v1_add(&self, groups: &mut Groups, wanted: &[(&str, PathBuf)]) -> Result<()> {
         if wanted.is_empty() {
             return Ok(());
         }
@@ -185,7 +193,7 @@ impl Cgroup {
                 .object(self.path().display().to_string()));
         }
         let made =
-            wanted.into_iter().map(|(controllers, dir)| Group { controllers: controllers.to_owned(), dir });
+            wanted.iter().map(|(names, dir)| Group { controllers: (*names).to_owned(), dir: dir.clone() });
         let all = Groups(groups.0.iter().cloned().chain(made).collect());
         self.v1_note(&all)?;
         for group in &all.0[groups.0.len()..] {
@@ -193,6 +201,32 @@ impl Cgroup {
         }
         self.v1_gather(&all)?;
         *groups = all;
+        Ok(())
+    }
+
+    /// Whether this host has the hierarchy in which older systemds keep their units.
+    pub(crate) fn has_v1_named(&self) -> bool {
+        self.v1_named().is_some()
+    }
+
+    fn v1_named(&self) -> Option<&V1Hierarchy> {
+        self.v1.tree.as_ref()?.of(NAMED)
+    }
+
+    /// Makes a group in that hierarchy, for its processes, and gives it to a user of the caller's user namespace.
+    pub(crate) fn v1_delegate_named(&self, uid: u32, gid: u32) -> Result<()> {
+        let Some(hierarchy) = self.v1_named() else { return Ok(()) };
+        let mut groups = self.v1_groups()?;
+        let dir = hierarchy.own.join(&self.v1.below);
+        self.v1_add(&mut groups, &[(&hierarchy.controllers, dir.clone())])?;
+        let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+        for file in ["", "cgroup.procs", "tasks"] {
+            let path = dir.join(file);
+            retry(|| rustix::fs::chownat(CWD, &path, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW))
+                .map_err(|e| {
+                    Error::sys("change the owner of", e).path(&path).hint("run with CAP_CHOWN over the id")
+                })?;
+        }
         Ok(())
     }
 

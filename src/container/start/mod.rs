@@ -66,6 +66,8 @@ pub(super) struct Request<'a> {
     pub(super) cgroup: Option<&'a Cgroup>,
     /// Its limits will need v1 groups too.
     pub(super) v1_groups: bool,
+    /// It gets a v1 group in systemd's hierarchy too, and this user has it.
+    pub(super) named_owner: Option<(u32, u32)>,
     /// The cgroup below that for the container's processes, where it is not the same.
     pub(super) payload: Option<&'a Cgroup>,
     /// The namespaces to join, in that order.
@@ -344,7 +346,7 @@ impl Request<'_> {
     /// Whether the cgroup namespace has to wait for the v1 groups that the limits need: the host puts the child into
     /// them once it is there.
     fn cgroup_namespace_late(&self) -> bool {
-        self.v1_groups && self.config.namespaces.is_new(NamespaceKind::Cgroup)
+        (self.v1_groups || self.named_owner.is_some()) && self.config.namespaces.is_new(NamespaceKind::Cgroup)
     }
 
     /// Without CAP_SYS_RESOURCE outside a process cannot raise its hard limits, so with a user namespace the host
@@ -395,6 +397,9 @@ impl Request<'_> {
             Some(cgroup) if self.has_limits() => cgroup.apply(&self.config.limits, self.config.enforce)?,
             _ => Vec::new(),
         };
+        if let (Some(cgroup), Some((uid, gid))) = (self.cgroup, self.named_owner) {
+            cgroup.v1_delegate_named(uid, gid)?;
+        }
         // The child waits for its plan, which needs no device that the policy denies.
         if let Some(cgroup) = self.cgroup {
             skipped.extend(devices::confine(self.host, cgroup, self.config)?);
