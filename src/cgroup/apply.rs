@@ -61,9 +61,9 @@ impl Cgroup {
     /// controllers that the parent has, and what gives the missing one.
     /// [`PermissionDenied`](ErrorKind::PermissionDenied): the file is not the caller's to write.
     pub fn apply(&self, limits: &Limits, enforce: Enforce) -> Result<Vec<Skipped>> {
-        let mut skipped = Vec::new();
         let mut files = Both::open(self)?;
-        for setting in files.place(limits.settings()?)? {
+        let (settings, mut skipped) = files.place(limits.settings()?, enforce)?;
+        for setting in settings {
             match put(&files, &setting) {
                 Ok(()) => {}
                 Err(reason) if enforce.allows(&reason) => {

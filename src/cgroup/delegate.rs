@@ -55,10 +55,14 @@ impl Cgroup {
                 Err(e) if e.kind() == ErrorKind::NotFound || e.kind() == ErrorKind::Unsupported => {}
                 Err(e) => return Err(e),
             }
-            let names = here.child_names().unwrap_or_default();
-            todo.extend(names.iter().filter_map(|name| here.open_any(name)));
+            todo.extend(here.children().unwrap_or_default());
         }
         Ok(all)
+    }
+
+    /// Those below it that can be opened: one may go meanwhile.
+    pub(super) fn children(&self) -> Result<Vec<Self>> {
+        Ok(self.child_names()?.iter().filter_map(|name| self.open_any(name)).collect())
     }
 
     /// The child of that name, whatever its owner has called it.

@@ -61,6 +61,7 @@ impl Hierarchy {
             }
         };
         found.own.v1 = v1::Tree::find(&mountinfo, &groups);
+        found.root.v1 = found.own.v1.elsewhere();
         Ok(found)
     }
 

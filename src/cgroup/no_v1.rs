@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
+use super::apply::{Enforce, Skipped};
 use super::events::Event;
 use super::hierarchy::no_mount;
 use super::limit::Limit;
@@ -18,6 +19,10 @@ pub(in crate::cgroup) struct Side;
 
 impl Side {
     pub(in crate::cgroup) fn anchor(self) -> Self {
+        self
+    }
+
+    pub(in crate::cgroup) fn elsewhere(self) -> Self {
         self
     }
 
@@ -72,7 +77,11 @@ impl Cgroup {
         Ok(false)
     }
 
-    pub(in crate::cgroup) fn v1_remove(&self, _: Option<Instant>) -> Result<()> {
+    pub(in crate::cgroup) fn v1_remove(&self, _: Option<Instant>) -> Result<Option<OwnedFd>> {
+        Ok(None)
+    }
+
+    pub(in crate::cgroup) fn v1_remove_below(&self, _: Option<Instant>) -> Result<()> {
         Ok(())
     }
 
@@ -119,8 +128,8 @@ impl<'a> Both<'a> {
         Ok(Self(v2))
     }
 
-    pub(super) fn place(&mut self, wanted: Vec<Setting>) -> Result<Vec<Setting>> {
-        Ok(wanted)
+    pub(super) fn place(&mut self, wanted: Vec<Setting>, _: Enforce) -> Result<(Vec<Setting>, Vec<Skipped>)> {
+        Ok((wanted, Vec::new()))
     }
 
     pub(super) fn read_v1(&self, _: &mut Limits) -> Result<()> {

@@ -36,7 +36,7 @@ impl Cgroup {
         // Through its own descriptor, so that no descriptor of the parent needs to be held.
         let by_name = Path::new("..").join(name);
         // First: who finds the cgroup finds them.
-        self.v1_remove(deadline).map_err(|e| self.rename_step(e))?;
+        let _alone = self.v1_remove(deadline).map_err(|e| self.rename_step(e))?;
         if rmdir(self.fd(), &by_name).map_err(|e| self.remove_error(e))? {
             return Ok(());
         }
@@ -47,6 +47,7 @@ impl Cgroup {
             }
             self.wait_empty(deadline).map_err(|e| self.rename_step(e))?;
             let pass = deadline.map(|d| d.max(Instant::now() + PASS_MIN));
+            self.v1_remove_below(pass)?;
             remove_children(self.fd(), pass).map_err(|e| self.remove_error(e))?;
             if rmdir(self.fd(), &by_name).map_err(|e| self.remove_error(e))? {
                 return Ok(());

@@ -128,8 +128,9 @@ impl Cgroup {
         stop: Option<BorrowedFd<'_>>,
     ) -> Result<Vec<Skipped>> {
         let mut files = Both::open(self)?;
-        let settings = files.place(limits.settings()?)?;
-        update(&files, settings, options, stop)
+        let (settings, mut skipped) = files.place(limits.settings()?, options.enforce)?;
+        skipped.extend(update(&files, settings, options, stop)?);
+        Ok(skipped)
     }
 }
 

@@ -18,6 +18,7 @@ use rustix::fs::{Access, AtFlags, CWD};
 use rustix::io::Errno;
 
 use super::{Groups, name_of, settings};
+use crate::cgroup::apply::{Enforce, Skipped};
 use crate::cgroup::setting::{Files, Setting};
 use crate::cgroup::{Cgroup, Controller, DELEGATION};
 use crate::error::{Error, ErrorKind, Result};
@@ -40,23 +41,45 @@ impl<'a> Both<'a> {
     }
 
     /// The settings as they are to be written: those of controllers that v1 holds in its terms, with the groups made that
-    /// they need.
-    pub(in crate::cgroup) fn place(&mut self, wanted: Vec<Setting>) -> Result<Vec<Setting>> {
+    /// they need; and those for which none could be made.
+    pub(in crate::cgroup) fn place(
+        &mut self,
+        wanted: Vec<Setting>,
+        enforce: Enforce,
+    ) -> Result<(Vec<Setting>, Vec<Skipped>)> {
+        let mut skipped = Vec::new();
         if wanted.is_empty() || self.v2.v1.tree.is_none() {
-            return Ok(wanted);
+            return Ok((wanted, skipped));
         }
         let own = self.v2.controllers()?;
         let (mut here, there): (Vec<_>, Vec<_>) = wanted
             .into_iter()
-            .partition(|s| own.contains(&s.controller) || self.v2.v1.hierarchy_of(s.controller).is_none());
+            .partition(|s| own.contains(&s.controller) || self.v2.v1.place_of(s.controller).is_none());
         if there.is_empty() {
-            return Ok(here);
+            return Ok((here, skipped));
         }
-        let (known, unknown): (Vec<_>, Vec<_>) = there.into_iter().partition(settings::is_known);
-        self.v2.v1_make(&mut self.groups, &known)?;
+        let (mut known, unknown): (Vec<_>, Vec<_>) = there.into_iter().partition(settings::is_known);
+        match self.v2.v1_make(&mut self.groups, &known) {
+            Ok(()) => {}
+            Err(e) if enforce.allows(&e) => {
+                // Each by itself, so that each has its reason.
+                let mut left = Vec::new();
+                for setting in known {
+                    match self.v2.v1_make(&mut self.groups, std::slice::from_ref(&setting)) {
+                        Ok(()) => left.push(setting),
+                        Err(reason) if enforce.allows(&reason) => {
+                            skipped.push(Skipped { file: setting.file.into_owned(), reason });
+                        }
+                        Err(e) => return Err(e),
+                    }
+                }
+                known = left;
+            }
+            Err(e) => return Err(e),
+        }
         here.extend(unknown);
         here.extend(settings::translate(known, self)?);
-        Ok(here)
+        Ok((here, skipped))
     }
 
     /// The v1 file of this name.
@@ -102,10 +125,10 @@ impl Files for Both<'_> {
     }
 
     fn lacks(&self, controller: Controller, name: &str) -> Error {
-        let held = self.v2.v1.hierarchy_of(controller).zip(name_of(controller));
+        let held = self.v2.v1.place_of(controller).zip(name_of(controller));
         match held.filter(|_| self.v2.controllers().is_ok_and(|own| !own.contains(&controller))) {
-            Some((hierarchy, v1_name)) => Error::new(ErrorKind::Unsupported, "set limit")
-                .path(hierarchy.own.join(&self.v2.v1.below))
+            Some(((_, dir), v1_name)) => Error::new(ErrorKind::Unsupported, "set limit")
+                .path(dir)
                 .detail(format!("cgroup v1 holds {v1_name} on this host and has no such limit as {name}"))
                 .hint(settings::instead_of(name)),
             None => self.v2.lacks(controller, name),

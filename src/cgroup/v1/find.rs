@@ -32,7 +32,7 @@ impl Tree {
     pub(in crate::cgroup) fn find(mountinfo: &[u8], own: &[u8]) -> Side {
         let found = Self::parse(mountinfo, own);
         let tree = (!found.0.is_empty()).then(|| Arc::new(found));
-        Side { tree, below: PathBuf::new() }
+        Side { tree, below: Some(PathBuf::new()) }
     }
 
     fn parse(mountinfo: &[u8], own: &[u8]) -> Self {

@@ -1,7 +1,7 @@
 //! The v1 groups of a cgroup: made, filled, found again and removed.
 
 use std::collections::HashSet;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -9,10 +9,9 @@ use std::time::{Duration, Instant};
 use cgroups_rs::CgroupPid;
 use cgroups_rs::fs::Controller as _;
 use cgroups_rs::fs::pid::PidController;
-use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Uid, XattrFlags};
+use rustix::fs::{Access, AtFlags, CWD, FlockOperation, Gid, Mode, OFlags, Uid, XattrFlags};
 use rustix::io::Errno;
 
-use super::find::V1Hierarchy;
 use super::name_of;
 use crate::cgroup::limits::Limits;
 use crate::cgroup::remove::{remove_children, rmdir};
@@ -133,15 +132,20 @@ impl Cgroup {
             Err(Errno::NOENT | Errno::NODEV) => return Ok(Groups::default()),
             dir => dir.map_err(failed)?,
         };
+        self.v1_noted(&dir)
+    }
+
+    /// What its attribute says.
+    fn v1_noted(&self, dir: &OwnedFd) -> Result<Groups> {
         let mut text = vec![0; 1 << 10];
         loop {
-            match retry(|| rustix::fs::fgetxattr(&dir, ATTRIBUTE, text.as_mut_slice())) {
+            match retry(|| rustix::fs::fgetxattr(dir, ATTRIBUTE, text.as_mut_slice())) {
                 Ok(n) => return Ok(Groups::parse(&text[..n])),
                 Err(Errno::RANGE) if text.len() < ATTRIBUTE_MAX => text.resize(ATTRIBUTE_MAX, 0),
                 Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::NOENT | Errno::NODEV) => {
                     return Ok(Groups::default());
                 }
-                Err(e) => return Err(failed(e)),
+                Err(e) => return Err(self.error("read the v1 groups of cgroup".to_owned(), "", e)),
             }
         }
     }
@@ -160,7 +164,7 @@ impl Cgroup {
             return Ok(false);
         }
         let own = self.controllers()?;
-        Ok(wanted.into_iter().any(|c| !own.contains(&c) && self.v1.hierarchy_of(c).is_some()))
+        Ok(wanted.into_iter().any(|c| !own.contains(&c) && self.v1.place_of(c).is_some()))
     }
 
     /// Whether processes that come into it have to be put into v1 groups too.
@@ -170,58 +174,69 @@ impl Cgroup {
 
     /// Makes those v1 groups that `settings` need and that are not there, and puts its processes into them.
     pub(super) fn v1_make(&self, groups: &mut Groups, settings: &[Setting]) -> Result<()> {
-        let mut wanted: Vec<(&str, PathBuf)> = Vec::new();
+        let mut wanted: Vec<Group> = Vec::new();
         for controller in settings.iter().map(|s| s.controller) {
-            let Some(hierarchy) = self.v1.hierarchy_of(controller) else { continue };
-            let there = |name| groups.of(name).is_some();
-            if name_of(controller).is_some_and(there) || wanted.iter().any(|w| w.0 == hierarchy.controllers) {
-                continue;
+            let Some((controllers, dir)) = self.v1.place_of(controller) else { continue };
+            let there = name_of(controller).is_some_and(|name| groups.of(name).is_some());
+            if !there && !wanted.iter().any(|group| group.controllers == controllers) {
+                wanted.push(Group { controllers: controllers.to_owned(), dir });
             }
-            wanted.push((&hierarchy.controllers, hierarchy.own.join(&self.v1.below)));
         }
-        self.v1_add(groups, &wanted)
+        self.v1_add(groups, wanted)
     }
 
     /// Adds these groups, and puts its processes into them.
-    fn v1_add(&self, groups: &mut Groups, wanted: &[(&str, PathBuf)]) -> Result<()> {
+    fn v1_add(&self, groups: &mut Groups, wanted: Vec<Group>) -> Result<()> {
         if wanted.is_empty() {
             return Ok(());
         }
-        if self.v1.below.as_os_str().is_empty() {
-            // Its limits are not this process's to set: it is in there itself.
-            return Err(Error::invalid("cgroup", "is this process's own, whose v1 limits are left alone")
-                .object(self.path().display().to_string()));
+        if self.v1.is_own() {
+            return Err(Error::new(ErrorKind::Unsupported, "make the v1 group")
+                .path(self.path())
+                .detail("is this process's own, whose v1 limits are left alone")
+                .hint("set limits on a child of it"));
         }
-        let made =
-            wanted.iter().map(|(names, dir)| Group { controllers: (*names).to_owned(), dir: dir.clone() });
-        let all = Groups(groups.0.iter().cloned().chain(made).collect());
-        self.v1_note(&all)?;
-        for group in &all.0[groups.0.len()..] {
-            make(group)?;
+        let failed = |e| self.error("lock cgroup".to_owned(), "", e);
+        // Two that add one each at the same time would forget one of them.
+        let lock = self.v1_lock().map_err(failed)?;
+        *groups = self.v1_noted(&lock)?;
+        let new: Vec<Group> = wanted.into_iter().filter(|group| !groups.0.contains(group)).collect();
+        let with = |new: &[Group]| Groups(groups.0.iter().chain(new).cloned().collect());
+        let mut all = with(&new);
+        self.v1_note(&lock, &all)?;
+        let mut made = Ok(());
+        for (n, group) in new.iter().enumerate() {
+            if let Err(e) = make(group) {
+                all = with(&new[..n]);
+                made = Err(match self.v1_note(&lock, &all) {
+                    Ok(()) => e,
+                    Err(left) => e.also(format!("it stays noted: {left}")),
+                });
+                break;
+            }
         }
-        self.v1_gather(&all)?;
+        drop(lock);
+        let kept = Groups(all.0[groups.0.len()..].to_vec());
         *groups = all;
-        Ok(())
+        if !kept.is_empty() {
+            self.v1_gather(&kept)?;
+        }
+        made
     }
 
     /// Whether this host has the hierarchy in which older systemds keep their units.
     pub(crate) fn has_v1_named(&self) -> bool {
-        self.v1_named().is_some()
-    }
-
-    fn v1_named(&self) -> Option<&V1Hierarchy> {
-        self.v1.tree.as_ref()?.of(NAMED)
+        self.v1.place_in(NAMED).is_some()
     }
 
     /// Makes a group in that hierarchy, for its processes, and gives it to a user of the caller's user namespace.
     pub(crate) fn v1_delegate_named(&self, uid: u32, gid: u32) -> Result<()> {
-        let Some(hierarchy) = self.v1_named() else { return Ok(()) };
-        let mut groups = self.v1_groups()?;
-        let dir = hierarchy.own.join(&self.v1.below);
-        self.v1_add(&mut groups, &[(&hierarchy.controllers, dir.clone())])?;
+        let Some((controllers, dir)) = self.v1.place_in(NAMED) else { return Ok(()) };
+        let group = Group { controllers: controllers.to_owned(), dir: dir.clone() };
+        self.v1_add(&mut Groups::default(), vec![group])?;
         let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
         for file in ["", "cgroup.procs", "tasks"] {
-            let path = dir.join(file);
+            let path = if file.is_empty() { dir.clone() } else { dir.join(file) };
             retry(|| rustix::fs::chownat(CWD, &path, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW))
                 .map_err(|e| {
                     Error::sys("change the owner of", e).path(&path).hint("run with CAP_CHOWN over the id")
@@ -230,13 +245,20 @@ impl Cgroup {
         Ok(())
     }
 
+    /// Keeps others from adding groups, and from removing the cgroup, as long as the descriptor is open.
+    fn v1_lock(&self) -> Result<OwnedFd, Errno> {
+        let dir = self.readable()?;
+        retry(|| rustix::fs::flock(&dir, FlockOperation::LockExclusive))?;
+        // It may have been removed meanwhile; an attribute could still be set.
+        retry(|| rustix::fs::accessat(&dir, "cgroup.procs", Access::EXISTS, AtFlags::empty()))
+            .map_err(|e| if e == Errno::NOENT { Errno::NODEV } else { e })?;
+        Ok(dir)
+    }
+
     /// Writes down which groups it has, or is about to have.
-    fn v1_note(&self, groups: &Groups) -> Result<()> {
-        let dir = self.readable();
-        let noted = dir.and_then(|dir| {
-            retry(|| rustix::fs::fsetxattr(&dir, ATTRIBUTE, &groups.text(), XattrFlags::empty()))
-        });
-        noted.map_err(|e| self.error("note the v1 groups of cgroup".to_owned(), "", e))
+    fn v1_note(&self, dir: &OwnedFd, groups: &Groups) -> Result<()> {
+        retry(|| rustix::fs::fsetxattr(dir, ATTRIBUTE, &groups.text(), XattrFlags::empty()))
+            .map_err(|e| self.error("note the v1 groups of cgroup".to_owned(), "", e))
     }
 
     /// Puts every process of it into the groups. A process that forks while it is moved may leave a child behind, which
@@ -272,13 +294,24 @@ impl Cgroup {
     }
 
     /// Removes its v1 groups, with what its processes have made in them. They are left alone while there are processes
-    /// in the cgroup.
-    pub(in crate::cgroup) fn v1_remove(&self, deadline: Option<Instant>) -> Result<()> {
-        let groups = self.v1_groups()?;
-        if groups.is_empty() {
-            return Ok(());
+    /// in the cgroup. Until the returned descriptor is closed nobody makes others.
+    pub(in crate::cgroup) fn v1_remove(&self, deadline: Option<Instant>) -> Result<Option<OwnedFd>> {
+        if self.v1.tree.is_none() {
+            return Ok(None);
         }
-        self.wait_empty(deadline)?;
+        let (lock, groups) = loop {
+            let lock = match self.v1_lock() {
+                // Somebody else has removed it.
+                Err(Errno::NOENT | Errno::NODEV) => return Ok(None),
+                lock => lock.map_err(|e| self.error("lock cgroup".to_owned(), "", e))?,
+            };
+            let groups = self.v1_noted(&lock)?;
+            if groups.is_empty() || !self.populated()? {
+                break (lock, groups);
+            }
+            drop(lock);
+            self.wait_empty(deadline)?;
+        };
         let mut pause = Duration::from_millis(1);
         loop {
             let mut busy = None;
@@ -288,7 +321,7 @@ impl Cgroup {
                     busy = Some(&group.dir);
                 }
             }
-            let Some(busy) = busy else { return Ok(()) };
+            let Some(busy) = busy else { return Ok(Some(lock)) };
             let left = deadline.map_or(PAUSE_MAX, |d| d.saturating_duration_since(Instant::now()));
             if left.is_zero() {
                 return Err(Error::new(ErrorKind::Timeout, "remove the v1 group")
@@ -301,7 +334,21 @@ impl Cgroup {
         }
     }
 
-    fn readable(&self) -> Result<rustix::fd::OwnedFd, Errno> {
+    /// The same for the cgroups below it.
+    pub(in crate::cgroup) fn v1_remove_below(&self, deadline: Option<Instant>) -> Result<()> {
+        if self.v1.tree.is_none() {
+            return Ok(());
+        }
+        // What cannot be listed has gone.
+        let mut todo = self.children().unwrap_or_default();
+        while let Some(here) = todo.pop() {
+            here.v1_remove(deadline)?;
+            todo.extend(here.children().unwrap_or_default());
+        }
+        Ok(())
+    }
+
+    fn readable(&self) -> Result<OwnedFd, Errno> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         retry(|| rustix::fs::openat(self.as_fd(), ".", flags, Mode::empty()))
     }
@@ -315,6 +362,7 @@ fn make(group: &Group) -> Result<()> {
             ErrorKind::AlreadyExists => e.hint("another instance uses it: take another name"),
             ErrorKind::PermissionDenied => e.hint(DELEGATION),
             ErrorKind::NotFound => e
+                .with_kind(ErrorKind::Unsupported)
                 .detail("the cgroup above has no v1 group of this controller")
                 .hint("set a limit of the same controller on that one first"),
             _ => e,

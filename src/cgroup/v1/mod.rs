@@ -36,59 +36,79 @@ pub(super) use groups::Groups;
 pub(super) use settings::{amount, is_below_use, usage_file};
 pub(super) use stats::StatsV1;
 
-/// Where the v1 groups of a cgroup are, or would be.
+/// Where the v1 groups of a cgroup would be. Which it has, its attribute says.
 #[derive(Clone, Default)]
 pub(in crate::cgroup) struct Side {
     tree: Option<Arc<Tree>>,
-    /// Below this process's own group in each hierarchy; empty for that one itself.
-    below: PathBuf,
+    /// Below this process's own group in each hierarchy; empty for that one itself. `None` for a cgroup that is not below
+    /// this process's own: none are made for it.
+    below: Option<PathBuf>,
 }
 
 impl Side {
     /// For the cgroup in which those of instances are made.
     pub(in crate::cgroup) fn anchor(&self) -> Self {
-        Self { tree: self.tree.clone(), below: PathBuf::new() }
+        Self { tree: self.tree.clone(), below: Some(PathBuf::new()) }
+    }
+
+    /// For one that is not below this process's own.
+    pub(in crate::cgroup) fn elsewhere(&self) -> Self {
+        Self { tree: self.tree.clone(), below: None }
     }
 
     pub(in crate::cgroup) fn child(&self, name: impl AsRef<OsStr>) -> Self {
         match &self.tree {
-            Some(tree) => {
-                Self { tree: Some(Arc::clone(tree)), below: self.below.join(Path::new(name.as_ref())) }
+            Some(_) => {
+                let below = self.below.as_ref().map(|below| below.join(Path::new(name.as_ref())));
+                Self { tree: self.tree.clone(), below }
             }
             None => Self::default(),
         }
     }
 
-    /// None above this process's own.
     pub(in crate::cgroup) fn parent(&self) -> Self {
-        match self.below.parent() {
-            Some(above) => Self { tree: self.tree.clone(), below: above.to_owned() },
-            None => Self::default(),
-        }
+        let above = self.below.as_ref().and_then(|below| below.parent()).map(Path::to_owned);
+        Self { tree: self.tree.clone(), below: above }
     }
 
     /// The controllers that can be had from v1.
     pub(in crate::cgroup) fn controllers(&self) -> Vec<Controller> {
-        let has = |c: &Controller| self.hierarchy_of(*c).is_some();
+        let has = |c: &Controller| self.place_of(*c).is_some();
         Controller::ALL.into_iter().filter(has).collect()
     }
 
-    fn hierarchy_of(&self, controller: Controller) -> Option<&find::V1Hierarchy> {
-        self.tree.as_ref()?.of(name_of(controller)?)
+    /// The group for a controller that v1 holds: the hierarchy's controllers and the directory.
+    fn place_of(&self, controller: Controller) -> Option<(&str, PathBuf)> {
+        self.place_in(name_of(controller)?)
+    }
+
+    /// The same by what v1 calls it, or for a hierarchy that has a name and no controller.
+    fn place_in(&self, name: &str) -> Option<(&str, PathBuf)> {
+        let hierarchy = self.tree.as_ref()?.of(name)?;
+        let below = self.below.as_ref()?;
+        // `join` of an empty path leaves a slash.
+        let dir =
+            if below.as_os_str().is_empty() { hierarchy.own.clone() } else { hierarchy.own.join(below) };
+        Some((&hierarchy.controllers, dir))
+    }
+
+    /// Whether it is this process's own: there it is in the groups itself.
+    fn is_own(&self) -> bool {
+        self.below.as_ref().is_some_and(|below| below.as_os_str().is_empty())
     }
 }
 
 impl Cgroup {
     /// The CPUs that groups of v1 below this one can have.
     pub(in crate::cgroup) fn v1_effective_cpus(&self) -> Option<String> {
-        let hierarchy = self.v1.hierarchy_of(Controller::Cpuset)?;
-        std::fs::read_to_string(hierarchy.own.join(&self.v1.below).join("cpuset.effective_cpus")).ok()
+        let (_, dir) = self.v1.place_of(Controller::Cpuset)?;
+        std::fs::read_to_string(dir.join("cpuset.effective_cpus")).ok()
     }
 }
 
 impl fmt::Debug for Side {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.below.display())
+        f.debug_tuple("Side").field(&self.below).finish()
     }
 }
 
