@@ -61,8 +61,8 @@ fn a_first_limit_of_a_running_container_takes_in_all_its_processes() {
     let command = c.exec(ExecOptions::new(["sh", "-c", "sleep 1000 & exec sleep 1000"])).unwrap();
     assert!(!group.exists(), "a group that no limit needs");
     std::thread::sleep(Duration::from_millis(200));
-    c.update(Limits::new().pids_max(5)).unwrap();
-    assert_eq!(read(&group, "pids.max"), "5");
+    c.update(Limits::new().pids_max(6)).unwrap();
+    assert_eq!(read(&group, "pids.max"), "6");
     assert_eq!(procs(&group).len(), 5);
     assert!(procs(&group).contains(&command.pid()));
     let (_, out) = sh(&c, "(echo one) & wait; echo two");

@@ -10,7 +10,6 @@
 #[path = "../again/mod.rs"]
 mod again;
 #[path = "../rig/mod.rs"]
-#[expect(dead_code, reason = "some parts are for other tests")]
 mod rig;
 
 mod change;
@@ -18,7 +17,9 @@ mod crash;
 mod effects;
 mod host;
 #[path = "../system/image.rs"]
+#[expect(dead_code, reason = "some parts are for other tests")]
 mod image;
+mod kinds;
 mod life;
 mod systems;
 mod views;
