@@ -11,7 +11,7 @@ use super::limit::Limit;
 use super::limits::Limits;
 use super::setting::{Files, Setting};
 use super::stats::{MemoryEvents, Stats};
-use super::{Cgroup, Controller};
+use super::{Cgroup, Controller, DevicePolicy};
 use crate::error::{Error, Result};
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -59,6 +59,14 @@ impl Cgroup {
 
     pub(crate) fn needs_v1_groups(&self, _: &Limits) -> Result<bool> {
         Ok(false)
+    }
+
+    pub(crate) fn v1_confines(&self) -> bool {
+        false
+    }
+
+    pub(crate) fn confine_by_v1(&self, _: &DevicePolicy) -> Result<()> {
+        Ok(())
     }
 
     pub(crate) fn has_v1_named(&self) -> bool {

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use stockade::ErrorKind;
 use stockade::cgroup::{
-    Controller, CpuMax, Enforce, Hierarchy, HugePageSize, HugetlbLimits, Limit, Limits, OomPolicy, WriteFault,
+    Controller, CpuMax, DevicePolicy, Enforce, Hierarchy, HugePageSize, HugetlbLimits, Limit, Limits,
+    OomPolicy, WriteFault,
 };
 use stockade::instance::UpdateOptions;
 
 use crate::host::{group_of, limits_of, own_group, read, rig};
-use crate::rig::{busybox, end};
+use crate::rig::{busybox, end, sh};
 
 /// A set of limits of four controllers; each is another with another number.
 fn many(n: u64) -> Limits {
@@ -139,5 +140,54 @@ fn the_report_of_what_is_delegated_names_what_v1_gives() {
     let held = [Controller::Cpu, Controller::Memory, Controller::Pids];
     assert!(held.iter().all(|c| found.through_v1.contains(c)), "{found}");
     assert!(found.to_string().contains("set through cgroup v1: "), "{found}");
+    rig.end();
+}
+
+#[test]
+fn devices_are_confined_by_v1_where_the_kernel_has_no_programs_for_it() {
+    let Some(rig) = rig(&["devices"]) else { return };
+    let c = rig.run(busybox("dev"));
+    let cgroup = Hierarchy::detect().unwrap().open(&c.info().unwrap().cgroup.unwrap()).unwrap();
+    let opens = |node: &str| sh(&c, &format!("exec 3<{node}")).0 == 0;
+    let rule = |text: &str| text.parse().unwrap();
+    assert!(opens("/dev/null") && opens("/dev/zero"));
+    cgroup
+        .confine_by_v1(&DevicePolicy::deny_all().allow(rule("c 1:3 rw")).allow(rule("c 136:* rwm")))
+        .unwrap();
+    let group = group_of(&c, "devices");
+    assert_eq!(read(&group, "devices.list"), "c 1:3 rw\nc 136:* rwm");
+    assert!(opens("/dev/null") && !opens("/dev/zero"));
+    cgroup.confine_by_v1(&DevicePolicy::allow_all().deny(rule("c 1:7 r"))).unwrap();
+    assert!(!opens("/dev/full") && opens("/dev/zero"));
+    let mixed = DevicePolicy::standard().deny(rule("c 1:7 rw"));
+    assert_eq!(cgroup.confine_by_v1(&mixed).unwrap_err().kind(), ErrorKind::Unsupported);
+    cgroup.confine_by_v1(&DevicePolicy::standard()).unwrap();
+    assert!(opens("/dev/null") && opens("/dev/zero") && opens("/dev/full"));
+    drop(cgroup);
+    end(c);
+    assert!(!group.exists());
+    rig.end();
+}
+
+#[test]
+fn a_start_that_fails_leaves_no_group() {
+    let Some(rig) = rig(&["cpu", "memory", "pids"]) else { return };
+    let c = rig.run(busybox("model").limits(many(1)));
+    let at: Vec<_> =
+        ["cpu", "memory", "pids"].iter().map(|c1| group_of(&c, c1).parent().unwrap().to_owned()).collect();
+    end(c);
+    let groups = || at.iter().map(|dir| fs::read_dir(dir).unwrap().count()).collect::<Vec<_>>();
+    let before = groups();
+    let wrong = [
+        busybox("none").args(["/no/such/program"]),
+        busybox("dir").args(["/tmp"]),
+        busybox("cwd").cwd("/no/such/directory"),
+    ];
+    for builder in wrong {
+        let c = rig.runtime.create(builder.limits(many(1)).build().unwrap()).unwrap();
+        c.start().unwrap_err();
+        assert_eq!(groups(), before);
+        c.delete().unwrap();
+    }
     rig.end();
 }

@@ -40,9 +40,9 @@ const STEP: &str = "put a process into its v1 group";
 pub(in crate::cgroup) struct Groups(Vec<Group>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Group {
-    controllers: String,
-    dir: PathBuf,
+pub(super) struct Group {
+    pub(super) controllers: String,
+    pub(super) dir: PathBuf,
 }
 
 impl Groups {
@@ -186,7 +186,7 @@ impl Cgroup {
     }
 
     /// Adds these groups, and puts its processes into them.
-    fn v1_add(&self, groups: &mut Groups, wanted: Vec<Group>) -> Result<()> {
+    pub(super) fn v1_add(&self, groups: &mut Groups, wanted: Vec<Group>) -> Result<()> {
         if wanted.is_empty() {
             return Ok(());
         }

@@ -15,6 +15,7 @@
 //! Limits of v2 are turned into settings of v1 files ([`settings`]) and go through the same transaction as those of v2.
 //! The crate cgroups-rs writes them ([`files`]); why not more of it is used, ADR 0027 says.
 
+mod devices;
 mod events;
 mod files;
 mod find;
