@@ -253,7 +253,7 @@ impl Events {
             push(true, Event::Removed);
             // Closed, they leave the set: it would be readable for ever.
             (self.state, self.memory, self.pids) = (None, None, None);
-            self.v1 = EventsV1::default();
+            self.v1.forget();
         }
         Ok(())
     }

@@ -81,7 +81,7 @@ impl Hierarchy {
 
     /// The hierarchy by a mount of it that is nowhere.
     fn unmounted(root: OwnedFd, own: &Path) -> Result<Self> {
-        let root = Cgroup::from_parts(root, PathBuf::from(UNMOUNTED), None, v1::Side::default());
+        let root = Cgroup::from_parts(root, PathBuf::from(UNMOUNTED), None, v1::Side::none());
         let below = own.strip_prefix("/").unwrap_or(own);
         let own = match below.as_os_str().is_empty() {
             true => root.again()?,
@@ -98,7 +98,7 @@ impl Hierarchy {
         if fs.f_type as u64 != CGROUP2_MAGIC {
             return None;
         }
-        let parts = |fd| Cgroup::from_parts(fd, mount.to_path_buf(), None, v1::Side::default());
+        let parts = |fd| Cgroup::from_parts(fd, mount.to_path_buf(), None, v1::Side::none());
         let root = parts(root);
         let own = match below.as_os_str().is_empty() {
             true => open_dir(CWD, mount).map(parts),
@@ -165,7 +165,7 @@ fn open_beneath(root: &Cgroup, below: &Path) -> Result<Cgroup, Errno> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
     let fd = retry(|| rustix::fs::openat2(root, below, flags, Mode::empty(), resolve))?;
     let name = below.file_name().map(OsStr::to_owned);
-    Ok(Cgroup::from_parts(fd, root.path().join(below), name, v1::Side::default()))
+    Ok(Cgroup::from_parts(fd, root.path().join(below), name, v1::Side::none()))
 }
 
 fn proc_file(path: &str) -> Result<Vec<u8>> {

@@ -14,27 +14,31 @@ use super::stats::{MemoryEvents, Stats};
 use super::{Cgroup, Controller, DevicePolicy};
 use crate::error::{Error, Result};
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(in crate::cgroup) struct Side;
 
 impl Side {
-    pub(in crate::cgroup) fn anchor(self) -> Self {
-        self
+    pub(in crate::cgroup) fn none() -> Self {
+        Self
     }
 
-    pub(in crate::cgroup) fn elsewhere(self) -> Self {
-        self
+    pub(in crate::cgroup) fn anchor(&self) -> Self {
+        Self
     }
 
-    pub(in crate::cgroup) fn child(self, _: impl AsRef<OsStr>) -> Self {
-        self
+    pub(in crate::cgroup) fn elsewhere(&self) -> Self {
+        Self
     }
 
-    pub(in crate::cgroup) fn parent(self) -> Self {
-        self
+    pub(in crate::cgroup) fn child(&self, _: impl AsRef<OsStr>) -> Self {
+        Self
     }
 
-    pub(in crate::cgroup) fn controllers(self) -> Vec<Controller> {
+    pub(in crate::cgroup) fn parent(&self) -> Self {
+        Self
+    }
+
+    pub(in crate::cgroup) fn controllers(&self) -> Vec<Controller> {
         Vec::new()
     }
 }
@@ -111,13 +115,15 @@ impl StatsV1 {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct EventsV1;
 
 impl EventsV1 {
     pub(super) fn of(_: &Cgroup, _: &OwnedFd) -> Result<Self> {
         Ok(Self)
     }
+
+    pub(super) fn forget(&mut self) {}
 
     pub(super) fn must_look(&self) -> bool {
         false

@@ -163,6 +163,9 @@ fn devices_are_confined_by_v1_where_the_kernel_has_no_programs_for_it() {
     assert_eq!(cgroup.confine_by_v1(&mixed).unwrap_err().kind(), ErrorKind::Unsupported);
     cgroup.confine_by_v1(&DevicePolicy::standard()).unwrap();
     assert!(opens("/dev/null") && opens("/dev/zero") && opens("/dev/full"));
+    let list = read(&group, "devices.list");
+    // Any node may be made, and no more: an `a` of v1 would be everything.
+    assert!(list.starts_with("b *:* m\nc *:* m\nc 1:3 rwm\n") && !list.contains('a'), "{list}");
     drop(cgroup);
     end(c);
     assert!(!group.exists());

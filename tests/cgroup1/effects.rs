@@ -233,8 +233,8 @@ fn rates_of_block_devices_are_set_and_lifted() {
     assert_eq!(read(&group, "blkio.throttle.read_bps_device"), "");
     assert_eq!(read(&group, "blkio.throttle.write_iops_device"), "");
     if group.join("blkio.bfq.weight").exists() {
-        for (weight, bfq) in [(50, 50), (100, 100), (10_000, 1000)] {
-            set(&c, Limits::new().io_weight(weight as u32));
+        for (weight, bfq) in [(50_u32, 50), (100, 100), (10_000, 1000)] {
+            set(&c, Limits::new().io_weight(weight));
             assert_eq!(read(&group, "blkio.bfq.weight"), bfq.to_string());
             assert_eq!(limits_of(&c).io_weight, Some(weight));
         }

@@ -92,7 +92,8 @@ fn a_group_that_forks_without_end_is_taken_in_whole() {
             .lines()
             .map(|l| l.parse().unwrap())
             .collect();
-        (here.sort_unstable(), there.sort_unstable());
+        here.sort_unstable();
+        there.sort_unstable();
         assert_eq!(here, there);
         compared += here.len();
         c.unfreeze().unwrap();

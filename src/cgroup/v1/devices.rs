@@ -39,8 +39,9 @@ impl Cgroup {
         let group = Group { controllers: controllers.to_owned(), dir: dir.clone() };
         self.v1_add(&mut Groups::default(), vec![group])?;
         let devices = DevicesController::new(dir.clone(), dir.clone());
-        let set = |verdict: DeviceVerdict, rule: &DeviceRule| {
-            let (kind, major, minor, access) = parts(rule);
+        let set = |verdict: DeviceVerdict, kind: DeviceType, rule: &DeviceRule| {
+            let number = |n: Option<u32>| n.map_or(-1, i64::from);
+            let (major, minor, access) = (number(rule.major()), number(rule.minor()), access(rule));
             let done = match verdict {
                 DeviceVerdict::Allow => devices.allow_device(kind, major, minor, &access),
                 DeviceVerdict::Deny => devices.deny_device(kind, major, minor, &access),
@@ -48,24 +49,30 @@ impl Cgroup {
             done.map_err(|e| Error::sys(STEP, super::files::errno(&e)).path(&dir).detail(rule.to_string()))
         };
         // That takes away all rules of before.
-        set(policy.default_verdict(), &DeviceRule::ALL)?;
-        policy.rules().try_for_each(|(verdict, rule)| set(verdict, rule))
+        set(policy.default_verdict(), DeviceType::All, &DeviceRule::ALL)?;
+        for (verdict, rule) in policy.rules() {
+            for kind in kinds(rule) {
+                set(verdict, *kind, rule)?;
+            }
+        }
+        Ok(())
     }
 }
 
-/// A rule in terms of the crate, to which -1 is any number.
-fn parts(rule: &DeviceRule) -> (DeviceType, i64, i64, Vec<DevicePermissions>) {
-    let kind = match rule.kind() {
-        DeviceKind::All => DeviceType::All,
-        DeviceKind::Block => DeviceType::Block,
-        DeviceKind::Char => DeviceType::Char,
-    };
-    let number = |n: Option<u32>| n.map_or(-1, i64::from);
+/// The kinds of a rule, each by its own: of `a` v1 ignores numbers and access, and means everything.
+fn kinds(rule: &DeviceRule) -> &'static [DeviceType] {
+    match rule.kind() {
+        DeviceKind::All => &[DeviceType::Block, DeviceType::Char],
+        DeviceKind::Block => &[DeviceType::Block],
+        DeviceKind::Char => &[DeviceType::Char],
+    }
+}
+
+fn access(rule: &DeviceRule) -> Vec<DevicePermissions> {
     let all = [
         (DeviceAccess::READ, DevicePermissions::Read),
         (DeviceAccess::WRITE, DevicePermissions::Write),
         (DeviceAccess::MKNOD, DevicePermissions::MkNod),
     ];
-    let access = all.into_iter().filter(|(access, _)| rule.access().contains(*access)).map(|(_, one)| one);
-    (kind, number(rule.major()), number(rule.minor()), access.collect())
+    all.into_iter().filter(|(one, _)| rule.access().contains(*one)).map(|(_, one)| one).collect()
 }

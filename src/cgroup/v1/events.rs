@@ -34,6 +34,11 @@ impl EventsV1 {
         Ok(Self { stats, memory, pids, oom })
     }
 
+    /// Closes what it has open: the groups are gone.
+    pub(in crate::cgroup) fn forget(&mut self) {
+        *self = Self::default();
+    }
+
     /// Whether there are counts of which the kernel reports nothing.
     pub(in crate::cgroup) fn must_look(&self) -> bool {
         self.memory.is_some() || self.pids.is_some()

@@ -47,6 +47,11 @@ pub(in crate::cgroup) struct Side {
 }
 
 impl Side {
+    /// Where no v1 is.
+    pub(in crate::cgroup) fn none() -> Self {
+        Self::default()
+    }
+
     /// For the cgroup in which those of instances are made.
     pub(in crate::cgroup) fn anchor(&self) -> Self {
         Self { tree: self.tree.clone(), below: Some(PathBuf::new()) }
