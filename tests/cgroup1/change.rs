@@ -123,12 +123,19 @@ fn what_v1_does_not_have_is_refused_by_name_or_skipped() {
 fn no_group_is_made_that_no_limit_needs() {
     let Some(rig) = rig(&["cpu", "memory", "pids"]) else { return };
     let c = rig.run(busybox("none"));
+    let mut reader = c.stats_reader().unwrap();
     for controller in ["cpu", "memory", "pids", "cpuset", "blkio", "freezer", "devices"] {
         assert!(own_group(controller).is_none_or(|_| !group_of(&c, controller).exists()), "{controller}");
     }
     c.update(Limits::new().cpu_weight(10_u32)).unwrap();
     assert!(group_of(&c, "cpu").exists() && !group_of(&c, "memory").exists());
     assert!(c.stats().unwrap().memory.is_none_or(|m| m.current.is_none()));
+    // A reader finds what came later when it is told to look.
+    c.update(Limits::new().pids_max(10)).unwrap();
+    assert!(reader.read().unwrap().pids.is_none());
+    reader.refresh().unwrap();
+    assert_eq!(reader.read().unwrap().pids.map(|p| p.current), Some(1));
+    drop(reader);
     end(c);
     rig.end();
 }

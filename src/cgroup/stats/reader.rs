@@ -112,7 +112,8 @@ struct Open {
 ///
 /// It holds one descriptor for each file, [`files`](Self::files) tells which, and one of the directory: about 35 in all
 /// with every controller, 10 with none, all close-on-exec and closed on drop. Whoever watches thousands of cgroups and
-/// cannot spare them takes [`Cgroup::stats`] instead. It does not keep the cgroup from being removed.
+/// cannot spare them takes [`Cgroup::stats`] instead. It does not keep the cgroup from being removed. Files of cgroup v1
+/// (feature `cgroup1`) are opened for each reading.
 ///
 /// ```no_run
 /// use std::time::Duration;
@@ -145,7 +146,7 @@ impl Cgroup {
     pub fn stats_reader(&self) -> Result<StatsReader> {
         let dir = open_dir(self.as_fd(), ".").map_err(|e| read_error(self.path(), "", e))?;
         let path = self.path().to_owned();
-        let v1 = self.stats_v1()?;
+        let v1 = StatsV1::unread(self);
         let mut reader = StatsReader { dir, path, files: Vec::new(), v1, buffer: vec![0; BUFFER] };
         reader.refresh()?;
         Ok(reader)
@@ -217,6 +218,7 @@ impl StatsReader {
                 Err(e) => return Err(read_error(&self.path, name, e)),
             }
         }
+        self.v1.refresh(&self.dir)?;
         match self.files.iter().position(|f| &*f.name == ALWAYS) {
             Some(at) if exists => self.files.swap(0, at),
             // The directory of a removed cgroup can be read, and is empty.

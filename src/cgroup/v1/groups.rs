@@ -56,6 +56,30 @@ impl Groups {
         self.0.iter().find(has).map(|group| &*group.dir)
     }
 
+    /// Those that the attribute of a v2 cgroup names.
+    fn noted(dir: &OwnedFd) -> Result<Self, Errno> {
+        let mut text = vec![0; 1 << 10];
+        loop {
+            match retry(|| rustix::fs::fgetxattr(dir, ATTRIBUTE, text.as_mut_slice())) {
+                Ok(n) => return Ok(Self::parse(&text[..n])),
+                Err(Errno::RANGE) if text.len() < ATTRIBUTE_MAX => text.resize(ATTRIBUTE_MAX, 0),
+                Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::NOENT | Errno::NODEV) => {
+                    return Ok(Self::default());
+                }
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// The same by any descriptor of the directory; none where it is gone.
+    pub(super) fn of_dir(dir: impl AsFd) -> Result<Self, Errno> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        match retry(|| rustix::fs::openat(dir.as_fd(), ".", flags, Mode::empty())) {
+            Err(Errno::NOENT | Errno::NODEV) => Ok(Self::default()),
+            opened => Self::noted(&opened?),
+        }
+    }
+
     fn text(&self) -> Vec<u8> {
         let mut text = Vec::new();
         for group in &self.0 {
@@ -126,28 +150,12 @@ impl Cgroup {
         if self.v1.tree.is_none() {
             return Ok(Groups::default());
         }
-        let failed = |e| self.error("read the v1 groups of cgroup".to_owned(), "", e);
-        let dir = match self.readable() {
-            // Removed: it has none any more.
-            Err(Errno::NOENT | Errno::NODEV) => return Ok(Groups::default()),
-            dir => dir.map_err(failed)?,
-        };
-        self.v1_noted(&dir)
+        Groups::of_dir(self).map_err(|e| self.error("read the v1 groups of cgroup".to_owned(), "", e))
     }
 
     /// What its attribute says.
     fn v1_noted(&self, dir: &OwnedFd) -> Result<Groups> {
-        let mut text = vec![0; 1 << 10];
-        loop {
-            match retry(|| rustix::fs::fgetxattr(dir, ATTRIBUTE, text.as_mut_slice())) {
-                Ok(n) => return Ok(Groups::parse(&text[..n])),
-                Err(Errno::RANGE) if text.len() < ATTRIBUTE_MAX => text.resize(ATTRIBUTE_MAX, 0),
-                Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::NOENT | Errno::NODEV) => {
-                    return Ok(Groups::default());
-                }
-                Err(e) => return Err(self.error("read the v1 groups of cgroup".to_owned(), "", e)),
-            }
-        }
+        Groups::noted(dir).map_err(|e| self.error("read the v1 groups of cgroup".to_owned(), "", e))
     }
 
     /// Puts a new process into its v1 groups, if it has any and they have room for it.

@@ -3,6 +3,7 @@
 //! CPU time is counted for the v2 cgroup in any case. Times of v1 are nanoseconds, its page counts bytes already.
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -22,16 +23,31 @@ const FILE_MAX: usize = 1 << 20;
 /// The v1 groups of a cgroup whose figures are read.
 #[derive(Debug, Default)]
 pub(in crate::cgroup) struct StatsV1 {
+    /// Whether there can be any.
+    on: bool,
     groups: Groups,
 }
 
 impl Cgroup {
     pub(in crate::cgroup) fn stats_v1(&self) -> Result<StatsV1> {
-        Ok(StatsV1 { groups: self.v1_groups()? })
+        Ok(StatsV1 { on: self.v1.tree.is_some(), groups: self.v1_groups()? })
     }
 }
 
 impl StatsV1 {
+    /// Of a cgroup whose groups [`refresh`](Self::refresh) is to find.
+    pub(in crate::cgroup) fn unread(cgroup: &Cgroup) -> Self {
+        Self { on: cgroup.v1.tree.is_some(), groups: Groups::default() }
+    }
+
+    /// Looks again which groups the cgroup of this directory has.
+    pub(in crate::cgroup) fn refresh(&mut self, dir: &OwnedFd) -> Result<()> {
+        if self.on {
+            self.groups = Groups::of_dir(dir).map_err(|e| Error::sys("read the v1 groups of cgroup", e))?;
+        }
+        Ok(())
+    }
+
     /// Adds what v1 counts. A group that is gone counts nothing.
     pub(in crate::cgroup) fn read(&self, stats: &mut Stats) -> Result<()> {
         if self.groups.is_empty() {
