@@ -132,3 +132,29 @@ fn v2_alone_says_who_holds_the_controller() {
     end(c);
     rig.end();
 }
+
+#[test]
+fn v1_alone_without_the_right_to_mount_is_an_error_that_says_so() {
+    let name = "views::v1_alone_without_the_right_to_mount_is_an_error_that_says_so";
+    if again::role().is_some() {
+        let e = Hierarchy::detect().unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::PermissionDenied, "{e}");
+        assert!(e.way_out().is_some_and(|hint| hint.contains("mount one on /sys/fs/cgroup/unified")), "{e}");
+        // A runtime is opened all the same, for instances that want no cgroup.
+        let dirs = support::private_dirs();
+        let runtime =
+            stockade::Runtime::builder().state_dir(dirs.state()).run_dir(dirs.run()).open().unwrap();
+        let e = runtime.delegation().unwrap_err();
+        assert!(e.to_string().contains("mount the cgroup v2 tree"), "{e}");
+        runtime.close();
+        return;
+    }
+    if let Some(why) = support::privilege().err() {
+        return support::skip(why);
+    }
+    let has_v2 = Path::new(TREE).join("unified/cgroup.procs").exists();
+    support::require!(has_v2, "needs a host with v1 and, beside it, v2");
+    let script = format!(r#"umount {TREE}/unified && exec setpriv --bounding-set -sys_admin "$@""#);
+    let around = ["unshare", "-m", "--propagation", "private", "sh", "-c", &script, "sh"];
+    assert!(again::command(&around, name, "no right").status().unwrap().success());
+}
