@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::time::Instant;
 
 use super::apply::{Enforce, Skipped};
@@ -110,7 +111,7 @@ impl StatsV1 {
         Self
     }
 
-    pub(super) fn refresh(&mut self, _: &OwnedFd) -> Result<()> {
+    pub(super) fn refresh(&mut self, _: &OwnedFd, _: &Path) -> Result<()> {
         Ok(())
     }
 

@@ -201,3 +201,34 @@ fn a_start_that_fails_leaves_no_group() {
     }
     rig.end();
 }
+
+/// Who owns the v2 directory can write what it says of its v1 groups: that must not lead anywhere else.
+#[test]
+fn an_attribute_that_lies_removes_nothing() {
+    let Some(rig) = rig(&["pids"]) else { return };
+    let c = rig.run(busybox("liar").limits(Limits::new().pids_max(9)));
+    let v2 = c.info().unwrap().cgroup.unwrap();
+    let name = v2.file_name().unwrap().to_str().unwrap().to_owned();
+    let victim = tempfile::tempdir().unwrap();
+    let named = victim.path().join(&name);
+    fs::create_dir(&named).unwrap();
+    let other = own_group("pids").unwrap().join("stockade-test-other");
+    fs::create_dir(&other).unwrap();
+    let dir = fs::File::open(&v2).unwrap();
+    let mut text = vec![0; 4096];
+    let n = rustix::fs::fgetxattr(&dir, "user.stockade.cgroup1", &mut text[..]).unwrap();
+    text.truncate(n);
+    for path in [victim.path(), &named, &other] {
+        text.extend(format!("pids {}\nmemory {}\n", path.display(), path.display()).into_bytes());
+    }
+    rustix::fs::fsetxattr(&dir, "user.stockade.cgroup1", &text, rustix::fs::XattrFlags::empty()).unwrap();
+    let group = group_of(&c, "pids");
+    drop(dir);
+    assert_eq!(sh(&c, "true").0, 0);
+    c.stop().unwrap();
+    assert!(!group.exists() && named.is_dir() && other.is_dir());
+    fs::remove_dir(&other).unwrap();
+    drop(victim);
+    end(c);
+    rig.end();
+}

@@ -218,7 +218,7 @@ impl StatsReader {
                 Err(e) => return Err(read_error(&self.path, name, e)),
             }
         }
-        self.v1.refresh(&self.dir)?;
+        self.v1.refresh(&self.dir, &self.path)?;
         match self.files.iter().position(|f| &*f.name == ALWAYS) {
             Some(at) if exists => self.files.swap(0, at),
             // The directory of a removed cgroup can be read, and is empty.

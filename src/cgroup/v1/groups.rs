@@ -1,9 +1,10 @@
 //! The v1 groups of a cgroup: made, filled, found again and removed.
 
 use std::collections::HashSet;
+use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use cgroups_rs::CgroupPid;
@@ -23,6 +24,8 @@ use crate::sys::raw::retry;
 
 /// The attribute of the v2 cgroup: a line `CONTROLLERS PATH` for each group.
 const ATTRIBUTE: &str = "user.stockade.cgroup1";
+/// `CGROUP_SUPER_MAGIC` of `linux/magic.h`.
+const CGROUP_MAGIC: u64 = 0x27_e0eb;
 /// What an attribute can hold.
 const ATTRIBUTE_MAX: usize = 64 << 10;
 /// How often the processes of a cgroup are looked for that are not in its groups yet, before it is frozen for it.
@@ -57,7 +60,16 @@ impl Groups {
     }
 
     /// Those that the attribute of a v2 cgroup names.
-    fn noted(dir: &OwnedFd) -> Result<Self, Errno> {
+    ///
+    /// Who owns the directory can write the attribute, and a cgroup can be given away: so only groups of the cgroup's own
+    /// name count, in what is a v1 hierarchy.
+    fn noted(dir: &OwnedFd, name: Option<&OsStr>) -> Result<Self, Errno> {
+        let mut all = Self::attribute(dir)?;
+        all.0.retain(|group| group.dir.file_name() == name && is_v1(&group.dir));
+        Ok(all)
+    }
+
+    fn attribute(dir: &OwnedFd) -> Result<Self, Errno> {
         let mut text = vec![0; 1 << 10];
         loop {
             match retry(|| rustix::fs::fgetxattr(dir, ATTRIBUTE, text.as_mut_slice())) {
@@ -72,11 +84,11 @@ impl Groups {
     }
 
     /// The same by any descriptor of the directory; none where it is gone.
-    pub(super) fn of_dir(dir: impl AsFd) -> Result<Self, Errno> {
+    pub(super) fn of_dir(dir: impl AsFd, name: Option<&OsStr>) -> Result<Self, Errno> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         match retry(|| rustix::fs::openat(dir.as_fd(), ".", flags, Mode::empty())) {
             Err(Errno::NOENT | Errno::NODEV) => Ok(Self::default()),
-            opened => Self::noted(&opened?),
+            opened => Self::noted(&opened?, name),
         }
     }
 
@@ -94,8 +106,9 @@ impl Groups {
         let group = |line: &[u8]| {
             let at = line.iter().position(|b| *b == b' ')?;
             let controllers = std::str::from_utf8(&line[..at]).ok()?.to_owned();
-            let dir = PathBuf::from(std::ffi::OsString::from_vec(line[at + 1..].to_vec()));
-            dir.is_absolute().then_some(Group { controllers, dir })
+            let dir = PathBuf::from(OsString::from_vec(line[at + 1..].to_vec()));
+            let plain = dir.is_absolute() && !dir.components().any(|c| c == Component::ParentDir);
+            plain.then_some(Group { controllers, dir })
         };
         Self(text.split(|b| *b == b'\n').filter_map(group).collect())
     }
@@ -150,12 +163,14 @@ impl Cgroup {
         if self.v1.tree.is_none() {
             return Ok(Groups::default());
         }
-        Groups::of_dir(self).map_err(|e| self.error("read the v1 groups of cgroup".to_owned(), "", e))
+        Groups::of_dir(self, self.name())
+            .map_err(|e| self.error("read the v1 groups of cgroup".to_owned(), "", e))
     }
 
     /// What its attribute says.
     fn v1_noted(&self, dir: &OwnedFd) -> Result<Groups> {
-        Groups::noted(dir).map_err(|e| self.error("read the v1 groups of cgroup".to_owned(), "", e))
+        Groups::noted(dir, self.name())
+            .map_err(|e| self.error("read the v1 groups of cgroup".to_owned(), "", e))
     }
 
     /// Puts a new process into its v1 groups, if it has any and they have room for it.
@@ -398,6 +413,14 @@ fn make(group: &Group) -> Result<()> {
     Ok(())
 }
 
+/// Whether a path is in a v1 hierarchy; one that is not there any more is as good as that.
+fn is_v1(dir: &Path) -> bool {
+    match retry(|| rustix::fs::statfs(dir)) {
+        Ok(fs) => fs.f_type as u64 == CGROUP_MAGIC,
+        Err(_) => true,
+    }
+}
+
 /// Removes one with all that is in it; says whether it is gone.
 fn remove(dir: &Path, deadline: Option<Instant>) -> Result<bool, Errno> {
     if rmdir(CWD, dir)? {
@@ -423,6 +446,7 @@ mod tests {
         assert_eq!(Groups::parse(&all.text()), all);
         assert_eq!(all.of("cpuacct"), Some(Path::new("/sys/fs/cgroup/cpu/a b")));
         assert_eq!(all.of("memory"), None);
+        assert!(Groups::parse(b"pids /x/../y\npids \n").is_empty());
         assert!(Groups::parse(b"rubbish\npids relative\n\n").is_empty());
     }
 }

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::CWD;
@@ -41,9 +41,10 @@ impl StatsV1 {
     }
 
     /// Looks again which groups the cgroup of this directory has.
-    pub(in crate::cgroup) fn refresh(&mut self, dir: &OwnedFd) -> Result<()> {
+    pub(in crate::cgroup) fn refresh(&mut self, dir: &OwnedFd, path: &Path) -> Result<()> {
         if self.on {
-            self.groups = Groups::of_dir(dir).map_err(|e| Error::sys("read the v1 groups of cgroup", e))?;
+            self.groups = Groups::of_dir(dir, path.file_name())
+                .map_err(|e| Error::sys("read the v1 groups of cgroup", e))?;
         }
         Ok(())
     }
