@@ -107,6 +107,7 @@
 //! | feature | |
 //! |---|---|
 //! | `container` (default) | reserved: the container engine, which is always there at present |
+//! | `cgroup1` | limits through cgroup v1 where it holds the controllers, beside v2 or alone: see [`cgroup`] |
 //! | `image` | [`Unpack`](rootfs::Unpack): root file systems from tar archives, plain or compressed by gzip, zstd, xz |
 //! | `systemd` | `Placement::SystemdScope`: a scope of systemd's for the instances' cgroups, over D-Bus |
 //! | `vm` | `Vm`: virtual machines through KVM, in threads of your program |

@@ -18,6 +18,7 @@ use super::reboot::Patience;
 use super::tail::{Settings, tail};
 use super::{payload, streams};
 use crate::caps::{CapSet, CapabilitySets};
+use crate::cgroup::Cgroup;
 use crate::error::{Error, ErrorKind, Result};
 use crate::exit::ExitStatus;
 use crate::idmap::SetGroups;
@@ -130,6 +131,11 @@ impl Container {
         }
         let cgroup = cgroup.map(|_| Fd::Slot(1));
         plan.clone_sibling(0, cgroup, host.strategy().is_fork());
+        let v1 = live.cgroup.as_ref().map_or(Ok(false), Cgroup::has_v1_groups)?;
+        if v1 {
+            // It is born into the v2 cgroup alone.
+            plan.barrier(0);
+        }
         if kinds & cgroup_kind != 0 {
             plan.setns("join the container's cgroup namespace", Fd::Slot(0), cgroup_kind);
         }
@@ -155,6 +161,12 @@ impl Container {
         let mut started = launch(&spec)?;
         let sent = started.send(&mut plan, &fds);
         started.or_its_own(&plan, sent)?;
+        if let Some(leaf) = live.cgroup.as_ref().filter(|_| v1) {
+            started.wait_sibling(&plan, deadline, cancel.as_ref()).map_err(|e| explain(e, live))?;
+            let joined = started.child().map(Child::id).and_then(|pid| leaf.v1_take_in(pid));
+            let joined = joined.and_then(|()| started.go(&[]));
+            started.or_its_own(&plan, joined).map_err(|e| explain(e, live))?;
+        }
         let running = started.wait_exec(&plan, deadline, cancel.as_ref());
         let running = running.map_err(|e| explain(e, live))?;
         let child = Arc::new(running.child);

@@ -71,6 +71,8 @@ impl Sandbox {
             users: sandbox.id_map.as_ref().map_or(UserNamespace::Host, UserNamespace::New),
             groups: inner.host.set_groups(),
             cgroup: sandbox.cgroup.as_ref(),
+            v1_groups: false,
+            named_owner: None,
             payload: None,
             joins: Vec::new(),
             network: None,

@@ -256,11 +256,11 @@ impl Cgroups {
         if let Placement::SystemdScope(wanted) = placement {
             let (parent, scope) = super::systemd::hold(&hierarchy, wanted, tag, stage2)?;
             let mut placed = Placed::in_scope(parent, scope);
-            let chosen = placed.parent.take();
+            let chosen = placed.parent.take().map(|parent| hierarchy.with_instances_in(parent));
             return Ok(Self { hierarchy, chosen, placed: Mutex::new(placed) });
         }
         let mut placed = Placed::beside(&hierarchy, placement)?;
-        let chosen = placed.parent.take();
+        let chosen = placed.parent.take().map(|parent| hierarchy.with_instances_in(parent));
         Ok(Self { hierarchy, chosen, placed: Mutex::new(placed) })
     }
 }

@@ -64,6 +64,10 @@ pub(super) struct Request<'a> {
     pub(super) groups: SetGroups,
     /// Fresh and empty.
     pub(super) cgroup: Option<&'a Cgroup>,
+    /// Its limits will need v1 groups too.
+    pub(super) v1_groups: bool,
+    /// It gets a v1 group in systemd's hierarchy too, and this user has it.
+    pub(super) named_owner: Option<(u32, u32)>,
     /// The cgroup below that for the container's processes, where it is not the same.
     pub(super) payload: Option<&'a Cgroup>,
     /// The namespaces to join, in that order.
@@ -273,6 +277,7 @@ impl Request<'_> {
             streams,
             tail: self.tail(users)?,
             cgroup2: self.host.has_cgroup2(),
+            cgroup_namespace_late: self.cgroup_namespace_late(),
             boot_id: if self.config.system.is_some() { new_boot_id()? } else { String::new() },
             machine_id: self.uuid.to_owned(),
         })
@@ -328,11 +333,20 @@ impl Request<'_> {
         if self.network.is_some() {
             all &= !NamespaceKind::Net.clone_flag();
         }
+        if self.cgroup_namespace_late() {
+            all &= !NamespaceKind::Cgroup.clone_flag();
+        }
         if self.config.namespaces.time_offsets.is_zero() {
             all
         } else {
             all & !NamespaceKind::Time.clone_flag()
         }
+    }
+
+    /// Whether the cgroup namespace has to wait for the v1 groups that the limits need: the host puts the child into
+    /// them once it is there.
+    fn cgroup_namespace_late(&self) -> bool {
+        (self.v1_groups || self.named_owner.is_some()) && self.config.namespaces.is_new(NamespaceKind::Cgroup)
     }
 
     /// Without CAP_SYS_RESOURCE outside a process cannot raise its hard limits, so with a user namespace the host
@@ -383,6 +397,9 @@ impl Request<'_> {
             Some(cgroup) if self.has_limits() => cgroup.apply(&self.config.limits, self.config.enforce)?,
             _ => Vec::new(),
         };
+        if let (Some(cgroup), Some((uid, gid))) = (self.cgroup, self.named_owner) {
+            cgroup.v1_delegate_named(uid, gid)?;
+        }
         // The child waits for its plan, which needs no device that the policy denies.
         if let Some(cgroup) = self.cgroup {
             skipped.extend(devices::confine(self.host, cgroup, self.config)?);

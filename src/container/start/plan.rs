@@ -100,6 +100,8 @@ pub(super) struct Parts {
     pub(super) tail: Tail,
     /// Whether there is a cgroup2 mount to be had.
     pub(super) cgroup2: bool,
+    /// The cgroup namespace is made in the child, once the host has put it into its v1 groups.
+    pub(super) cgroup_namespace_late: bool,
     /// What a system container takes for the number of this boot, with a line feed.
     pub(super) boot_id: String,
     /// The number of its machine.
@@ -196,6 +198,10 @@ impl Builder<'_> {
     }
 
     fn identity(&mut self) {
+        if self.parts.cgroup_namespace_late {
+            // Its root is what the process is in now, v1 groups included.
+            self.plan.unshare("make a cgroup namespace", NamespaceKind::Cgroup.clone_flag());
+        }
         if self.config.namespaces.time == NamespaceSource::New
             && !self.config.namespaces.time_offsets.is_zero()
         {

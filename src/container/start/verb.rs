@@ -125,6 +125,11 @@ impl Container {
             }
             _ => None,
         };
+        // What cannot be read now is not there for the limits either, whose error says so.
+        let needs_v1 = |leaf: &Cgroup| leaf.needs_v1_groups(&config.limits).unwrap_or(false);
+        let v1_groups = parked.is_none() && cgroup.as_ref().is_some_and(needs_v1);
+        let named = |leaf: &&Cgroup| config.system.is_some() && payload.is_some() && leaf.has_v1_named();
+        let named_owner = cgroup.as_ref().filter(named).and_then(|_| payload::owner(id_map.as_ref()).ok());
         let users = match &id_map {
             Some(map) if !holds_users => UserNamespace::New(map),
             Some(_) => UserNamespace::Joined,
@@ -150,6 +155,8 @@ impl Container {
             users,
             groups,
             cgroup: cgroup.as_ref(),
+            v1_groups,
+            named_owner,
             payload: payload.as_ref(),
             joins,
             network: network.as_ref().map(|taken| &taken.namespace),

@@ -27,6 +27,7 @@ const LEFT_OUT: &[(&str, &str)] = &[
     ("support", "what the tests share, not the library"),
     ("layers", "reads the sources"),
     ("file_size", "reads the sources"),
+    ("cgroup1", "the lane has v2 alone, with every controller; all of it is about hosts with v1"),
     ("archives", "much reckoning, and no cgroup in it; the host's run has it all"),
     ("archives_debian", "as archives"),
     ("cli", "starts hundreds of programs; what they do has tests of its own, and the host's run has it all"),
