@@ -1,8 +1,11 @@
 //! Having a container's calls answered that its filter hands to this process.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
 use super::config::ContainerConfig;
 use super::handle::Container;
@@ -12,6 +15,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::idmap::{IdKind, IdMap};
 use crate::seccomp::intercept::{Interceptor, Subject};
 use crate::spawn::Child;
+use crate::sys::nsfs;
 
 /// What the helper needs on the host.
 const NEEDED: CapSet = CapSet::of(&[
@@ -58,16 +62,19 @@ impl Container {
     ) -> Result<()> {
         let inner = self.runtime.inner();
         let pid = watched.child.id();
-        let user_namespace = rustix::fs::stat(format!("/proc/{pid}/ns/user"))
-            .map_err(|e| Error::sys("look at the container's user namespace", e))?;
+        let (user_namespace, is_own) = container_users(pid)?;
         let id_map = match watched.id_map {
             Some(map) => map.clone(),
-            None => map_of(pid)?,
+            None if is_own => map_of(pid)?,
+            None => {
+                return Err(Error::new(ErrorKind::Unsupported, "read the container's id map")
+                    .detail("its program has gone to a user namespace of its own"));
+            }
         };
         let cgroup = watched.cgroup.map(|cg| cg.as_fd().try_clone_to_owned()).transpose();
         let subject = Subject {
             id_map,
-            user_namespace: (user_namespace.st_dev, user_namespace.st_ino),
+            user_namespace,
             devices: config.devices().cloned(),
             cgroup: cgroup.map_err(|e| Error::io("duplicate a descriptor", e))?,
             started: seconds_of_boot(watched.started_at),
@@ -106,6 +113,31 @@ impl Container {
         });
         adopted.map_err(|e| e.with_op("adopt a listener").with_instance(self.id()))
     }
+}
+
+/// The user namespace of the container that a process is in, and whether it is the process's own: device and inode.
+///
+/// The program runs already, and may have gone to a namespace below, where all capabilities are its own. The container's is
+/// the one that was made in this process's.
+fn container_users(pid: u32) -> Result<((u64, u64), bool)> {
+    /// The kernel nests no deeper (`user_namespaces(7)`).
+    const DEPTH: usize = 33;
+    let failed = |e| Error::sys("look at the container's user namespace", e);
+    let identity = |fd: BorrowedFd<'_>| rustix::fs::fstat(fd).map(|stat| (stat.st_dev, stat.st_ino));
+    let open = |path: String| rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+    let host = open("/proc/self/ns/user".to_owned()).and_then(|ns| identity(ns.as_fd())).map_err(failed)?;
+    let mut namespace = open(format!("/proc/{pid}/ns/user")).map_err(failed)?;
+    if identity(namespace.as_fd()).map_err(failed)? == host {
+        return Ok((host, true));
+    }
+    for depth in 0..DEPTH {
+        let parent = nsfs::parent(namespace.as_fd()).map_err(failed)?;
+        if identity(parent.as_fd()).map_err(failed)? == host {
+            return Ok((identity(namespace.as_fd()).map_err(failed)?, depth == 0));
+        }
+        namespace = parent;
+    }
+    Err(failed(Errno::LOOP))
 }
 
 /// The map of a process's user namespace.
