@@ -1,9 +1,12 @@
 //! Calls that are made in a container's stead: what becomes possible, what stays refused, and that nobody hangs.
-#![allow(clippy::print_stderr)]
+#![allow(unsafe_code, clippy::print_stderr)]
+#![cfg(target_arch = "x86_64")]
 
 #[path = "../rig/mod.rs"]
 mod rig;
 
+mod calls;
+mod inside;
 mod nodes;
 
 use std::sync::Arc;
