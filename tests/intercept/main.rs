@@ -6,6 +6,7 @@
 mod rig;
 
 mod calls;
+mod ends;
 mod inside;
 mod nodes;
 

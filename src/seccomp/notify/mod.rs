@@ -4,8 +4,9 @@ mod call;
 mod caller;
 pub(crate) mod hands;
 mod turn;
+mod work;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -22,8 +23,10 @@ use hands::HandsMaker;
 
 use crate::error::{Error, Result};
 
-/// How long a thread that is not needed waits for work.
-const SPARE: Duration = Duration::from_secs(10);
+/// How long a call may take before another thread sees to those of other containers.
+const STUCK: Duration = Duration::from_millis(100);
+/// How many helpers wait for the next thread, where the host has the loop.
+const SPARE_HANDS: usize = 2;
 /// How long a thread that answers a call may take to end once the supervisor is closed.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// What the descriptor that ends the threads is known by.
@@ -42,10 +45,10 @@ pub enum NotifyLoop {
 
 /// Answers the calls that filters hand to this process, of any number of containers.
 ///
-/// **Threads.** With [`NotifyLoop::Thread`] one thread, named `stockade-notify`, waits for all of them. While it answers one
-/// call a second one waits in its place, so that a call that hangs, as one whose path lies on a dead network file system,
-/// holds up its own container alone: there is at most one thread more than there are containers with a call in work. With
-/// [`NotifyLoop::Host`] there is none but for the time of an answer.
+/// **Threads.** With [`NotifyLoop::Thread`] one thread, named `stockade-notify`, answers all of them, and a second one looks
+/// after it: when a call takes longer than a tenth of a second, as one whose path lies on a dead network file system, the
+/// second takes the place of the first, which ends with that call. So a call that hangs holds up its own container alone.
+/// With [`NotifyLoop::Host`] there is no thread but for the time of answers.
 ///
 /// **Fairness.** Of one container one call is in work at a time, and after sixteen it is another's turn.
 ///
@@ -78,6 +81,7 @@ struct Shared {
     maker: Option<HandsMaker>,
     state: Mutex<State>,
     turn_ended: Condvar,
+    turn_begun: Condvar,
 }
 
 #[derive(Default)]
@@ -87,10 +91,26 @@ struct State {
     /// The owners of a call in work, each with the listeners that became ready meanwhile.
     busy: BTreeMap<Arc<str>, BTreeSet<u64>>,
     threads: Vec<JoinHandle<()>>,
-    /// How many threads wait for calls.
-    idle: usize,
+    work: Work,
     closed: bool,
     answered: u64,
+}
+
+/// Who works at what.
+#[derive(Default)]
+struct Work {
+    /// The number of the thread that waits for calls; who has another one ends.
+    leader: u64,
+    /// Since when the leader answers.
+    turn: Option<Instant>,
+    /// Whether there is a thread that looks after the leader, and whether it sleeps until a turn begins.
+    standby: bool,
+    asleep: bool,
+    /// Where the host has the loop: listeners that are ready, the threads that answer with the begin of their turns, and
+    /// helpers for the next ones.
+    queue: VecDeque<u64>,
+    workers: BTreeMap<u64, Instant>,
+    hands: Vec<hands::Lazy>,
 }
 
 #[derive(Clone)]
@@ -114,8 +134,15 @@ impl Supervisor {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(failed)?;
         let closing = eventfd(0, EventfdFlags::CLOEXEC).map_err(failed)?;
         epoll::add(&epoll, &closing, EventData::new_u64(CLOSING), EventFlags::IN).map_err(failed)?;
-        let shared =
-            Shared { epoll, closing, drive, maker, state: Mutex::default(), turn_ended: Condvar::new() };
+        let shared = Shared {
+            epoll,
+            closing,
+            drive,
+            maker,
+            state: Mutex::default(),
+            turn_ended: Condvar::new(),
+            turn_begun: Condvar::new(),
+        };
         let shared = Arc::new(shared);
         Ok(Self { _last: Arc::new(CloseOnDrop(Arc::clone(&shared))), shared })
     }
@@ -135,8 +162,8 @@ impl Supervisor {
             return Err(Error::new(crate::ErrorKind::InvalidState, "watch a seccomp listener")
                 .detail("the supervisor is closed"));
         }
-        if shared.drive == NotifyLoop::Thread && state.threads.is_empty() {
-            Shared::spawn(shared, &mut state)?;
+        if shared.drive == NotifyLoop::Thread && state.work.leader == 0 {
+            Shared::start(shared, &mut state)?;
         }
         let token = state.next;
         state.next += 1;
@@ -170,39 +197,26 @@ impl Supervisor {
     }
 
     /// Begins to answer the calls that wait, and says for how many containers. For [`NotifyLoop::Host`], when the descriptor
-    /// is readable; does not block. Each is answered by a thread that lives as long as that takes, since the answers need
-    /// what is not to be done to a thread of the host.
+    /// is readable, and now and then beside that; does not block. The answers are given by a thread or two that live as long
+    /// as there is something to answer, since they need what is not to be done to a thread of the host.
     ///
     /// # Errors
     /// [`Exhausted`](crate::ErrorKind::Exhausted) where there can be no thread: the calls go on waiting.
     pub fn dispatch(&self) -> Result<usize> {
         let shared = &self.shared;
-        let mut begun = 0;
-        // As many as a host may have containers, once each; the rest makes the descriptor readable again.
-        for _ in 0..1024 {
+        let mut ready = Vec::new();
+        // As many as a host may have containers; the rest makes the descriptor readable again.
+        while ready.len() < 1024 {
             let none = Timespec { tv_sec: 0, tv_nsec: 0 };
-            let Some(token) = shared.wait(Some(&none)).map_err(|e| Error::sys("look for calls", e))? else {
-                break;
-            };
-            if token == CLOSING {
-                break;
+            match shared.wait(Some(&none)).map_err(|e| Error::sys("look for calls", e))? {
+                None | Some(CLOSING) => break,
+                Some(token) => ready.push(token),
             }
-            let worker = Arc::clone(shared);
-            let spawned =
-                thread().spawn(move || worker.turn(token, &mut hands::Lazy::new(worker.maker.clone())));
-            match spawned {
-                Ok(handle) => {
-                    let mut state = shared.state();
-                    state.threads.retain(|t| !t.is_finished());
-                    state.threads.push(handle);
-                }
-                Err(e) => {
-                    shared.rearm(&shared.state(), token);
-                    return Err(Error::io("start a thread that answers calls", e));
-                }
-            }
-            begun += 1;
         }
+        let begun = ready.len();
+        let mut state = shared.state();
+        state.work.queue.extend(ready);
+        Shared::see_to_queue(shared, &mut state)?;
         Ok(begun)
     }
 
@@ -238,16 +252,6 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn spawn(this: &Arc<Self>, state: &mut State) -> Result<()> {
-        state.threads.retain(|t| !t.is_finished());
-        let worker = Arc::clone(this);
-        let spawned = thread().spawn(move || worker.work());
-        let handle = spawned.map_err(|e| Error::io("start the thread that answers calls", e))?;
-        state.threads.push(handle);
-        state.idle += 1;
-        Ok(())
-    }
-
     /// The next listener that is ready; `None` when the time is over.
     fn wait(&self, timeout: Option<&Timespec>) -> Result<Option<u64>, Errno> {
         let mut events = [const { std::mem::MaybeUninit::uninit() }; 1];
@@ -256,37 +260,6 @@ impl Shared {
             Err(Errno::INTR) => Ok(None),
             Err(e) => Err(e),
         }
-    }
-
-    /// What a thread does.
-    fn work(self: Arc<Self>) {
-        let mut hands = hands::Lazy::new(self.maker.clone());
-        loop {
-            let spare = self.state().idle > 1;
-            let limit = Timespec { tv_sec: SPARE.as_secs().cast_signed(), tv_nsec: 0 };
-            let ready = self.wait(spare.then_some(&limit));
-            let mut state = self.state();
-            match ready {
-                _ if state.closed => break,
-                Err(_) | Ok(Some(CLOSING)) => break,
-                Ok(None) if spare && state.idle > 1 => {
-                    state.idle -= 1;
-                    return;
-                }
-                Ok(None) => continue,
-                Ok(Some(token)) => {
-                    state.idle -= 1;
-                    // Without a second one this thread answers alone, which is as well as long as no call hangs.
-                    if state.idle == 0 && state.threads.len() <= state.listeners.len() {
-                        let _ = Self::spawn(&self, &mut state);
-                    }
-                    drop(state);
-                    self.turn(token, &mut hands);
-                    self.state().idle += 1;
-                }
-            }
-        }
-        self.state().idle -= 1;
     }
 
     /// Has the listener tell of its next call.
@@ -316,6 +289,7 @@ impl Shared {
         // The calls that wait end here, but for those in work, which end with their turn.
         drop(listeners);
         let _ = rustix::io::write(&self.closing, &1_u64.to_ne_bytes());
+        self.turn_begun.notify_all();
         let end = Instant::now() + PATIENCE;
         let own = std::thread::current().id();
         for thread in threads {
@@ -330,6 +304,8 @@ impl Shared {
                 let _ = thread.join();
             }
         }
+        let hands = std::mem::take(&mut self.state().work.hands);
+        drop(hands);
     }
 }
 
