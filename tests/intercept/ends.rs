@@ -295,3 +295,63 @@ fn many_containers_at_once() {
     drop(work);
     rig.end();
 }
+
+/// Holds a call until it is let go.
+#[derive(Clone, Debug, Default)]
+struct Holds(Arc<(std::sync::Mutex<bool>, std::sync::Condvar)>);
+
+impl Responder for Holds {
+    fn respond(&self, call: &mut Call<'_>) -> Response {
+        if call.name() == Some("mkdir") {
+            let go = self.0.0.lock().unwrap();
+            let _ = self.0.1.wait_timeout_while(go, Duration::from_secs(60), |go| !*go).unwrap();
+        }
+        Response::Continue
+    }
+}
+
+#[test]
+fn a_call_that_hangs_holds_up_its_own_container_alone() {
+    for drive in [NotifyLoop::Thread, NotifyLoop::Host] {
+        let Some(rig) = Rig::new() else { return };
+        let holds = Holds::default();
+        let builder = Runtime::builder().state_dir(rig.dirs.state()).run_dir(rig.dirs.run());
+        let runtime = builder.responder(holds.clone()).notify_loop(drive).open().unwrap();
+        let policy = Policy::system_default().rule(Rule::new(Action::Notify, ["mkdir", "rmdir"]).unwrap());
+        let run = |name: &str| {
+            let c = runtime.create(busybox(name).seccomp(policy.clone()).build().unwrap()).unwrap();
+            c.start().unwrap();
+            c
+        };
+        let (held, free) = (run("held"), run("free"));
+        let supervisor = runtime.supervisor().unwrap();
+        std::thread::scope(|s| {
+            let waits = s.spawn(|| sh(&held, "mkdir /a; test -d /a"));
+            let works =
+                s.spawn(|| sh(&free, "for i in 1 2 3 4 5; do rmdir /none 2>/dev/null; done; echo done"));
+            while !works.is_finished() {
+                if drive == NotifyLoop::Host {
+                    supervisor.dispatch().unwrap();
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            assert_eq!(works.join().unwrap().1, "done");
+            assert!(!waits.is_finished(), "its call is held");
+            *holds.0.0.lock().unwrap() = true;
+            holds.0.1.notify_all();
+            while !waits.is_finished() {
+                if drive == NotifyLoop::Host {
+                    supervisor.dispatch().unwrap();
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            assert_eq!(waits.join().unwrap().0, 0);
+        });
+        drop(supervisor);
+        end(held);
+        end(free);
+        runtime.close();
+        assert!(!threads().iter().any(|name| name == "stockade-notify"), "{:?}", threads());
+        rig.end();
+    }
+}

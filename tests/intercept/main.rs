@@ -2,12 +2,15 @@
 #![allow(unsafe_code, clippy::print_stderr)]
 #![cfg(target_arch = "x86_64")]
 
+#[path = "../loop_device/mod.rs"]
+mod loop_device;
 #[path = "../rig/mod.rs"]
 mod rig;
 
 mod calls;
 mod ends;
 mod inside;
+mod mounts;
 mod nodes;
 
 use std::sync::Arc;
