@@ -166,6 +166,23 @@ fn wrong_pointers_fail_as_on_a_plain_kernel() {
     eprintln!("{} lines of wrong pointers: {with:?}", with.len());
 }
 
+/// Programs of 32 bits run in containers, and x32 numbers come from any program.
+#[test]
+fn calls_through_other_abis() {
+    in_debian(&Interception::new().mknod(Nodes::Plain).sysinfo(), |c, _| {
+        let Some(said) = inside::run(c, "abis") else { return };
+        // The memory unit of 4,096, in units of 256.
+        if said[0].contains("Exec format error") {
+            support::skip("this kernel runs no programs of 32 bits");
+        } else {
+            assert_eq!(said[..2], ["0 1 16", "259"], "{said:?}");
+        }
+        let x32 = said[2].starts_with("0 ");
+        assert!(x32, "{said:?}");
+        eprintln!("{said:?}");
+    });
+}
+
 #[test]
 fn races_and_dying_callers_lead_nowhere() {
     in_debian(&Interception::new().mknod(Nodes::Usable).sysinfo(), |c, work| {

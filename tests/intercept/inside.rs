@@ -21,7 +21,8 @@ const NULL: u64 = 0x103;
 /// Runs a case in a container that has the program: what it wrote, line by line. `None`, loudly, where it does not run there.
 #[track_caller]
 pub(super) fn run(c: &Container, case: &str) -> Option<Vec<String>> {
-    let options = ExecOptions::new([PROGRAM, "--exact", "inside::entry", "--nocapture"]).env(CASE, case);
+    let options =
+        ExecOptions::new([PROGRAM, "--exact", "inside::entry", "--nocapture"]).env(CASE, case).cwd("/work");
     let out = c.exec(options.stdout(Stdio::Piped).stderr(Stdio::Piped)).unwrap().output().unwrap();
     let (text, errors) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
     if errors.contains("GLIBC_") {
@@ -96,6 +97,7 @@ fn entry() {
         "bpf" => bpf(),
         "sysinfo" => sysinfo(),
         "bench" => bench(),
+        "abis" => abis(),
         other => panic!("{other}"),
     }
 }
@@ -103,7 +105,6 @@ fn entry() {
 fn xattr() {
     const OPAQUE: &str = "trusted.overlay.opaque";
     let (follow, nofollow) = (libc::SYS_setxattr, libc::SYS_lsetxattr);
-    std::env::set_current_dir("/work").unwrap();
     for dir in ["d", "theirs", "shut", "shut/deep"] {
         std::fs::create_dir(dir).unwrap();
     }
@@ -250,7 +251,6 @@ fn pointers() {
 
 /// Swaps what a path leads to while nodes are made there, and dies in the midst of calls.
 fn races() {
-    std::env::set_current_dir("/work").unwrap();
     for dir in ["in", "in/a", "in/b"] {
         std::fs::create_dir(dir).unwrap();
     }
@@ -390,6 +390,71 @@ fn bpf() {
     let (on, off) = (change(8, own, 2), change(9, own, 0));
     say(format_args!("{on} {off} {} {}", change(9, own, 0), change(8, tmp.as_raw_fd() as u32, 2)));
     let _ = std::fs::remove_dir("/sys/fs/cgroup/own");
+}
+
+/// Calls through the other ABIs: real programs of 32 bits, and numbers with the bit of x32.
+fn abis() {
+    use std::os::unix::fs::PermissionsExt;
+    let program = |name: &str, code: &[u8]| {
+        std::fs::write(name, elf32(code)).unwrap();
+        std::fs::set_permissions(name, std::fs::Permissions::from_mode(0o755)).unwrap();
+        match std::process::Command::new(format!("./{name}")).status() {
+            Ok(status) => status.code().map_or_else(|| status.to_string(), |code| code.to_string()),
+            Err(e) => format!("{e}"),
+        }
+    };
+    // mov eax, nr; mov ebx, a; mov ecx, b; mov edx, c; mov esi, d; mov edi, e; int 0x80
+    let call32 = |nr: u32, args: [u32; 5]| {
+        let codes = [0xb8, 0xbb, 0xb9, 0xba, 0xbe, 0xbf];
+        let words = [nr].into_iter().chain(args);
+        let moves = codes.into_iter().zip(words).flat_map(|(op, n)| [&[op][..], &n.to_le_bytes()].concat());
+        moves.chain([0xcd, 0x80]).collect::<Vec<u8>>()
+    };
+    // neg eax; mov ebx, eax; mov eax, 1; int 0x80
+    let exit_with_errno = [0xf7, 0xd8, 0x89, 0xc3, 0xb8, 1, 0, 0, 0, 0xcd, 0x80];
+    // mov ebx, [buffer + 52]; shr ebx, 8; mov eax, 1; int 0x80
+    let unit =
+        [&[0x8b, 0x1d][..], &(BUFFER + 52).to_le_bytes(), &[0xc1, 0xeb, 8, 0xb8, 1, 0, 0, 0, 0xcd, 0x80]];
+    let made =
+        program("mknod32", &[call32(14, [PATH, 0o020_666, 0x103, 0, 0]), exit_with_errno.to_vec()].concat());
+    let refused = program(
+        "refused32",
+        &[call32(14, [PATH, 0o060_666, 0x800, 0, 0]), exit_with_errno.to_vec()].concat(),
+    );
+    let info = program("sysinfo32", &[call32(116, [BUFFER, 0, 0, 0, 0]), unit.concat()].concat());
+    say(format_args!("{made} {refused} {info}"));
+    use std::os::unix::fs::MetadataExt;
+    say(std::fs::metadata("node32").map_or(0, |m| m.rdev()));
+    const X32: i64 = 0x4000_0000;
+    let path = text("nodex32");
+    say(format_args!(
+        "{} {}",
+        call(libc::SYS_mknod | X32, [at(&path), CHR, NULL, 0, 0, 0]),
+        call(libc::SYS_getpid | X32, [0; 6]) == std::process::id().to_string()
+    ));
+}
+
+/// Where the program of 32 bits has the path `node32`, and room.
+const PATH: u32 = 0x0804_8000 + 0x180;
+const BUFFER: u32 = 0x0804_8000 + 0x200;
+
+/// A static program of 32 bits with this code.
+fn elf32(code: &[u8]) -> Vec<u8> {
+    const BASE: u32 = 0x0804_8000;
+    let mut elf = b"\x7fELF\x01\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
+    let half = |n: u16| n.to_le_bytes();
+    // Type, machine; then version, entry, program headers, section headers, flags.
+    elf.extend([half(2), half(3)].concat());
+    elf.extend([1, BASE + 84, 52, 0, 0].iter().flat_map(|n: &u32| n.to_le_bytes()));
+    elf.extend([52, 32, 1, 40, 0, 0].iter().flat_map(|n: &u16| n.to_le_bytes()));
+    // One segment, readable, writable, executable: type, offset, addresses, sizes, flags, alignment.
+    elf.extend([1, 0, BASE, BASE, 0x300, 0x300, 7, 0x1000].iter().flat_map(|n: &u32| n.to_le_bytes()));
+    elf.extend_from_slice(code);
+    assert!(elf.len() <= 0x180);
+    elf.resize(0x180, 0);
+    elf.extend_from_slice(b"node32\0");
+    elf.resize(0x300, 0);
+    elf
 }
 
 /// The median of some intercepted calls and of some that are not, in nanoseconds.

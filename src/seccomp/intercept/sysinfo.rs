@@ -44,10 +44,10 @@ impl Info {
     fn of_host() -> Self {
         let host = rustix::system::sysinfo();
         let unit = u64::from(host.mem_unit.max(1));
-        let bytes = |n: libc::c_ulong| u64::from(n) * unit;
+        let bytes = |n: u64| n * unit;
         Self {
             uptime: host.uptime.max(0).cast_unsigned(),
-            loads: host.loads.map(u64::from),
+            loads: host.loads,
             total: bytes(host.totalram),
             free: bytes(host.freeram),
             shared: bytes(host.sharedram),
