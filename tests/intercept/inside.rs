@@ -415,12 +415,12 @@ fn abis() {
     // mov ebx, [buffer + 52]; shr ebx, 8; mov eax, 1; int 0x80
     let unit =
         [&[0x8b, 0x1d][..], &(BUFFER + 52).to_le_bytes(), &[0xc1, 0xeb, 8, 0xb8, 1, 0, 0, 0, 0xcd, 0x80]];
-    let made =
-        program("mknod32", &[call32(14, [PATH, 0o020_666, 0x103, 0, 0]), exit_with_errno.to_vec()].concat());
     let refused = program(
         "refused32",
         &[call32(14, [PATH, 0o060_666, 0x800, 0, 0]), exit_with_errno.to_vec()].concat(),
     );
+    let made =
+        program("mknod32", &[call32(14, [PATH, 0o020_666, 0x103, 0, 0]), exit_with_errno.to_vec()].concat());
     let info = program("sysinfo32", &[call32(116, [BUFFER, 0, 0, 0, 0]), unit.concat()].concat());
     say(format_args!("{made} {refused} {info}"));
     use std::os::unix::fs::MetadataExt;

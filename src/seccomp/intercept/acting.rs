@@ -132,8 +132,10 @@ pub(super) struct Found {
     pub(super) mode: u32,
     /// Of a device: major and minor number.
     pub(super) device: (u32, u32),
-    /// Whether nodes on its mount cannot be opened.
+    /// Whether its mount says that nodes on it cannot be opened.
     pub(super) nodev: bool,
+    /// Whether it lies on a tmpfs: one that was mounted in a user namespace has no devices, and does not say so.
+    pub(super) tmpfs: bool,
 }
 
 impl Found {
@@ -154,8 +156,8 @@ impl Found {
             gid: word(24)?,
             mode: mode.into(),
             device: (word(128)?, word(132)?),
-            // A tmpfs that was mounted in a user namespace has no devices, and does not say so.
-            nodev: long(80)? & ST_NODEV != 0 || long(0)? == TMPFS_MAGIC,
+            nodev: long(80)? & ST_NODEV != 0,
+            tmpfs: long(0)? == TMPFS_MAGIC,
         })
     }
 }

@@ -95,7 +95,7 @@ impl Wanted<'_> {
         let usable = of.what.mknod == Nodes::Usable;
         match made {
             Ok(()) => {
-                if usable && parent.found.nodev {
+                if usable && (parent.found.nodev || parent.found.tmpfs) {
                     // Without it the node is there all the same, as it would be on such a mount.
                     let _ = self.cover(hands, &parent);
                 }
