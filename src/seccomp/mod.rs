@@ -15,6 +15,8 @@ mod arch;
 mod asm;
 mod compile;
 mod filter;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 pub(crate) mod intercept;
 mod notify;
 pub mod oci;

@@ -78,7 +78,7 @@ fn is_harmless(of: &Interceptor, mode: u32, device: u32) -> bool {
 }
 
 /// The directory and the name in it. `None` for what the kernel refuses as a new name anyhow.
-fn split(path: &[u8]) -> Option<(&[u8], &[u8])> {
+pub(super) fn split(path: &[u8]) -> Option<(&[u8], &[u8])> {
     let (parent, name) = match path.iter().rposition(|b| *b == b'/') {
         Some(at) => (&path[..=at], &path[at + 1..]),
         None => (&b"."[..], path),

@@ -6,6 +6,8 @@
 mod acting;
 pub(crate) mod bpf;
 mod config;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod mknod;
 mod mount;
 mod rules;

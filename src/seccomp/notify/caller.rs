@@ -120,6 +120,12 @@ impl Status {
     }
 }
 
+/// Whether these bytes are read as the status of a thread.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn is_status(bytes: &[u8]) -> bool {
+    Status::parse(bytes).is_some_and(|status| status == Status::parse(bytes).unwrap_or_default())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

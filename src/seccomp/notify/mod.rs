@@ -19,6 +19,8 @@ use rustix::io::Errno;
 
 pub use call::{Call, Responder, Response};
 pub use caller::Caller;
+#[cfg(feature = "fuzzing")]
+pub(crate) use caller::is_status;
 use hands::HandsMaker;
 
 use crate::error::{Error, Result};
