@@ -197,3 +197,132 @@ mod tests {
         assert_eq!(Interception::new().apply(&policy), policy);
     }
 }
+
+#[cfg(test)]
+mod properties {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::seccomp::{Arch, MountInterception, Syscall, SyscallData};
+
+    const NAMES: [&str; 12] = [
+        "mknod",
+        "mknodat",
+        "setxattr",
+        "lsetxattr",
+        "mount",
+        "bpf",
+        "sched_setscheduler",
+        "sysinfo",
+        "seccomp",
+        "fsopen",
+        "fsmount",
+        "read",
+    ];
+
+    fn action() -> impl Strategy<Value = Action> {
+        prop_oneof![
+            4 => Just(Action::Allow),
+            1 => Just(Action::Log),
+            2 => (0..4096_u16).prop_map(Action::Errno),
+            1 => Just(Action::Trap),
+            1 => Just(Action::Notify),
+        ]
+    }
+
+    /// What conditions of this module tell apart, and their neighbours.
+    fn value() -> impl Strategy<Value = u64> {
+        let edges = [
+            0,
+            1,
+            2,
+            5,
+            8,
+            9,
+            0x103,
+            0o020_666,
+            0o060_666,
+            0o010_666,
+            NOT_NEW,
+            MAGIC,
+            MAGIC | 0x1000,
+            1 << 32,
+        ];
+        prop_oneof![
+            8 => prop::sample::select(edges.to_vec()),
+            2 => (0..64_u32).prop_map(|bit| 1 << bit),
+            1 => any::<u64>(),
+        ]
+    }
+
+    fn rule() -> impl Strategy<Value = Rule> {
+        let names = prop::sample::subsequence(NAMES.to_vec(), 1..6);
+        let compare = prop_oneof![
+            Just(Compare::Eq),
+            Just(Compare::Ne),
+            Just(Compare::Gt),
+            value().prop_map(Compare::MaskedEq)
+        ];
+        let arg = (0..6_u8, compare, value()).prop_map(|(i, c, v)| ArgCompare::new(i, c, v));
+        (names, action(), prop::collection::vec(arg, 0..3)).prop_map(|(names, action, args)| Rule {
+            syscalls: names.into_iter().map(|name| Syscall::new(name).unwrap()).collect(),
+            action,
+            args,
+        })
+    }
+
+    fn policy() -> impl Strategy<Value = Policy> {
+        let arches = prop::sample::subsequence(Arch::ALL.to_vec(), 1..=5).prop_shuffle();
+        (action(), arches, action(), prop::option::of(action()), prop::collection::vec(rule(), 0..6))
+            .prop_map(|(default, arches, foreign, unknown, rules)| {
+                let mut policy = Policy::new(default).arches(arches).foreign_arch(foreign);
+                policy.unknown = unknown;
+                policy.rules = rules;
+                policy
+            })
+    }
+
+    fn interception() -> impl Strategy<Value = Interception> {
+        any::<[bool; 6]>().prop_map(|[nodes, xattr, mount, bpf, sched, sysinfo]| Interception {
+            mknod: if nodes { Nodes::Plain } else { Nodes::Refused },
+            setxattr: xattr,
+            mount: mount.then(|| MountInterception::new().allow("ext4")),
+            bpf_devices: bpf,
+            sched_setscheduler: sched,
+            sysinfo,
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// Over all numbers of all ABIs: what a policy refuses stays refused, what it lets run is asked about or runs, and
+        /// the compiled filter says the same.
+        #[test]
+        fn interception_takes_nothing_from_a_policy(
+            policy in policy(),
+            what in interception(),
+            pool in prop::collection::vec(value(), 8..24),
+        ) {
+            let with = what.apply(&policy);
+            let filter = with.compile().unwrap();
+            let runs = |action| matches!(action, Action::Allow | Action::Log);
+            let mut n = 0;
+            for arch in Arch::ALL.into_iter().map(Arch::audit_arch).chain([0xffff_ffff]) {
+                for nr in (0..480).chain(0x4000_0000..0x4000_0230) {
+                    n += 1;
+                    let args = std::array::from_fn(|i| pool[(n * 7 + i * 5) % pool.len()]);
+                    let call = SyscallData { nr, arch, instruction_pointer: 0, args };
+                    let (before, after) = (policy.decide(&call), with.decide(&call));
+                    prop_assert_eq!(filter.decide(&call), after);
+                    let name = Arch::of_call(arch, nr).and_then(|arch| Syscall::name_of(nr, arch));
+                    let denied = matches!(name, Some("seccomp" | "fsopen" | "fsconfig" | "fsmount" | "fspick"));
+                    let fits = before == after
+                        || runs(before) && after == Action::Notify
+                        || denied && (after == EINVAL || after == ENOSYS);
+                    prop_assert!(fits, "{:?} {:x?}: {:?}, then {:?}", name, call, before, after);
+                }
+            }
+        }
+    }
+}
