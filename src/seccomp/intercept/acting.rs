@@ -1,7 +1,7 @@
 //! What a helper does as the caller: with its root and working directory, as the user that counts for its files, and with as
 //! few capabilities as the call needs.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -25,17 +25,20 @@ pub(super) const O_PATH: u64 = (libc::O_PATH | libc::O_CLOEXEC) as u64;
 #[derive(Debug)]
 pub(super) struct Actor {
     pub(super) caller: Caller,
-    pub(super) root: OwnedFd,
-    pub(super) start: OwnedFd,
+    root: OwnedFd,
+    /// `None` for the root.
+    start: Option<OwnedFd>,
 }
 
 impl Actor {
     /// Opens the caller's root, and what a path of it is relative to: its working directory, or its descriptor `dir`.
     pub(super) fn open(call: &Call<'_>, caller: Caller, dir: i32, path: &[u8]) -> Result<Self, Errno> {
-        let start = if dir == libc::AT_FDCWD || path.first() == Some(&b'/') {
-            caller.open("cwd")
+        let start = if path.first() == Some(&b'/') {
+            Ok(None)
+        } else if dir == libc::AT_FDCWD {
+            caller.open("cwd").map(Some)
         } else if dir >= 0 {
-            caller.open(&format!("fd/{dir}"))
+            caller.open(&format!("fd/{dir}")).map(Some)
         } else {
             Err(Errno::BADF)
         };
@@ -47,13 +50,20 @@ impl Actor {
         Ok(Self { caller, root: root?, start: start? })
     }
 
+    /// What comes first with each batch of this actor: root and start.
+    pub(super) fn places(&self) -> [BorrowedFd<'_>; 2] {
+        [self.root.as_fd(), self.start.as_ref().unwrap_or(&self.root).as_fd()]
+    }
+
     /// What a batch of this actor begins with. The root comes as its first descriptor and the start as its second.
     pub(super) fn enter(&self, batch: &mut Batch, hands: &dyn Hands, caps: CapSet) {
         let (root, start) = (Arg::Slot(1), Arg::Slot(2));
         let here = batch.text(b".");
         batch.call(libc::SYS_fchdir, &[root]);
         batch.call(libc::SYS_chroot, &[here]);
-        batch.call(libc::SYS_fchdir, &[start]);
+        if self.start.is_some() {
+            batch.call(libc::SYS_fchdir, &[start]);
+        }
         batch.call(libc::SYS_umask, &[self.caller.umask.into()]);
         if !self.caller.groups.is_empty() {
             let groups: Vec<u8> = self.caller.groups.iter().flat_map(|g| g.to_ne_bytes()).collect();

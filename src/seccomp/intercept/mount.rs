@@ -148,7 +148,7 @@ impl Wanted {
         batch.call(libc::SYS_faccessat2, &[named, nothing, access.into(), flags.into()]);
         let last = inspect(&mut batch, named);
         actor.leave(&mut batch, hands);
-        let done = hands.run(&batch, &[actor.root.as_fd(), actor.start.as_fd()], WITHIN)?;
+        let done = hands.run(&batch, &actor.places(), WITHIN)?;
         done.up_to(last)?;
         let found = Found::parse(&done.out).ok_or(Errno::IO)?;
         if !found.is(libc::S_IFBLK) {
@@ -266,7 +266,8 @@ impl Wanted {
         let moved = batch.call(libc::SYS_move_mount, &[tree, nothing, target, nothing, flags.into()]);
         actor.leave(&mut batch, hands);
         batch.undo(libc::SYS_setns, &[ours, new_mounts]);
-        let fds = [actor.root.as_fd(), actor.start.as_fd(), mounts.as_fd(), home.as_fd(), mount.as_fd()];
+        let [root, start] = actor.places();
+        let fds = [root, start, mounts.as_fd(), home.as_fd(), mount.as_fd()];
         hands.run(&batch, &fds, WITHIN)?.up_to(moved).map(drop)
     }
 }

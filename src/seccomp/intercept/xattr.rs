@@ -50,7 +50,7 @@ pub(super) fn answer(of: &Interceptor, call: &mut Call<'_>, form: Form) -> Resul
         let asked = inspect(&mut batch, dir);
         actor.leave(&mut batch, hands);
         batch.send_back(dir);
-        let done = hands.run(&batch, &[actor.root.as_fd(), actor.start.as_fd()], WITHIN)?;
+        let done = hands.run(&batch, &actor.places(), WITHIN)?;
         done.up_to(asked)?;
         let found = Found::parse(&done.out).ok_or(Errno::IO)?;
         let dir = done.fd.ok_or(Errno::IO)?;
