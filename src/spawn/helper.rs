@@ -16,7 +16,7 @@ use super::launch::{Spec, Strategy, launch};
 use super::{FsConfig, Plan};
 use crate::error::{Error, Result};
 use crate::op::Deadline;
-use crate::seccomp::hands::{Arg, Batch, Done, FIRST, Hands, Rule};
+use crate::seccomp::hands::{Arg, Batch, Done, FIRST, Hands, Rule, Step};
 use crate::sys::mount::{MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID};
 use crate::sys::socket;
 
@@ -55,6 +55,13 @@ impl Helper {
                 Err(e)
             }
         }
+    }
+}
+
+#[cfg(test)]
+impl Helper {
+    pub(super) fn pid(&self) -> u32 {
+        self.child.id()
     }
 }
 
@@ -102,7 +109,14 @@ fn plan() -> Plan {
 
 impl Hands for Helper {
     fn run(&mut self, batch: &Batch, fds: &[BorrowedFd<'_>], within: Duration) -> Result<Done, Errno> {
-        let done = self.exchange(batch, fds, within);
+        let done = self.exchange(batch, fds, within).and_then(|done| {
+            // One that is not back in its own place is of no use. What a step before did not make cannot be removed.
+            let steps = batch.steps().iter().zip(&done.results);
+            let lost = |(step, result): (&Step, &Option<Result<u64, Errno>>)| {
+                step.rule == Rule::Always && matches!(result, Some(Err(errno)) if *errno != Errno::NOENT)
+            };
+            if steps.into_iter().any(lost) { Err(Errno::IO) } else { Ok(done) }
+        });
         if done.is_err() {
             self.sock = None;
         }

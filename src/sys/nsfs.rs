@@ -50,6 +50,21 @@ pub(crate) fn parent(user_namespace: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// The user namespace that another namespace belongs to (`NS_GET_USERNS`, Linux 4.9).
+///
+/// # Errors
+/// `EPERM` where that is neither this process's own nor one below it.
+pub(crate) fn owner(namespace: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    const NS_GET_USERNS: libc::c_ulong = 0xB701;
+    // SAFETY: this request takes no argument and returns a new descriptor, owned here and nowhere else.
+    let fd = unsafe { libc::ioctl(namespace.as_raw_fd(), NS_GET_USERNS) };
+    if fd < 0 {
+        return Err(last_errno());
+    }
+    // SAFETY: see above.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
 /// The number that a thread of a pid namespace has in this process's (Linux 6.11).
 ///
 /// # Errors

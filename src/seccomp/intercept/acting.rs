@@ -12,6 +12,7 @@ use crate::idmap::{HostGid, HostUid};
 use crate::seccomp::Call;
 use crate::seccomp::hands::{Arg, Batch, HOME, Hands};
 use crate::seccomp::notify::Caller;
+use crate::sys::nsfs;
 
 /// How long a helper may take for a call on files. A path that lies on a dead network file system takes longer: the helper
 /// is killed, and the kernel decides about the call.
@@ -94,6 +95,16 @@ impl Actor {
         let uid = subject.id_map.uid_to_inner(HostUid::new(found.uid));
         let gid = subject.id_map.gid_to_inner(HostGid::new(found.gid));
         uid.is_some() && gid.is_some()
+    }
+}
+
+impl Actor {
+    /// The caller's mount namespace, where that is the container's to change: one that belongs to its user namespace. Of one
+    /// that it shares with others it may have no more than a view.
+    pub(super) fn mounts(&self, subject: &Subject) -> Result<OwnedFd, Errno> {
+        let mounts = self.caller.open_readable("ns/mnt")?;
+        let owner = rustix::fs::fstat(nsfs::owner(mounts.as_fd())?)?;
+        if (owner.st_dev, owner.st_ino) == subject.user_namespace { Ok(mounts) } else { Err(Errno::PERM) }
     }
 }
 

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 
 use super::acting::{AT_FDCWD, Actor, Found, O_PATH, OPEN_HOW, WITHIN, inspect, open_how};
-use super::{Interceptor, Nodes};
+use super::{Interceptor, Nodes, Subject};
 use crate::caps::{CapSet, Capability};
 use crate::cgroup::{DeviceAccess, DeviceKind};
 use crate::seccomp::hands::{Arg, Batch, Done, Hands};
@@ -105,14 +105,14 @@ impl Wanted<'_> {
             Ok(()) => {
                 if usable && (parent.found.nodev || parent.found.tmpfs) {
                     // Without it the node is there all the same, as it would be on such a mount.
-                    let _ = self.cover(hands, &parent);
+                    let _ = self.cover(&of.subject, hands, &parent);
                 }
                 Ok(Response::Value(0))
             }
             // The file system takes no devices from anybody.
             Err(Errno::PERM) if usable => {
                 self.make_file(hands, &parent)?;
-                match self.cover(hands, &parent) {
+                match self.cover(&of.subject, hands, &parent) {
                     Ok(()) => Ok(Response::Value(0)),
                     Err(errno) => {
                         let _ = self.remove(hands, &parent);
@@ -238,8 +238,8 @@ impl Wanted<'_> {
 
     /// Mounts a node that works over what was made. It belongs to the caller, and lies on a file system of the helper's
     /// that nobody else sees.
-    fn cover(&self, hands: &mut dyn Hands, parent: &Parent) -> Result<(), Errno> {
-        let mounts = self.actor.caller.open_readable("ns/mnt")?;
+    fn cover(&self, subject: &Subject, hands: &mut dyn Hands, parent: &Parent) -> Result<(), Errno> {
+        let mounts = self.actor.mounts(subject)?;
         let home = hands.mounts().try_clone_to_owned().map_err(|_| Errno::MFILE)?;
         let (to, theirs, ours) = (Arg::Slot(1), Arg::Slot(2), Arg::Slot(3));
         let new_mounts = Arg::from(libc::CLONE_NEWNS);

@@ -109,7 +109,7 @@ pub(super) fn answer(of: &Interceptor, call: &mut Call<'_>) -> Result<Response, 
     let flags = if flags & 0xffff_0000 == 0xc0ed_0000 { flags & 0xffff } else { flags };
     let wanted = Wanted { kind, source, target, flags, options };
     let actor = Actor::open(call, caller, libc::AT_FDCWD, b"")?;
-    let namespaces = (actor.caller.open_readable("ns/mnt")?, actor.caller.open_readable("ns/user")?);
+    let namespaces = (actor.mounts(&of.subject)?, actor.caller.open_readable("ns/user")?);
     if !call.is_waiting() {
         return Err(Errno::SRCH);
     }
