@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::handle::Container;
+use super::intercept::Watched;
 use super::live::Live;
 use super::reboot::Patience;
 use super::tail::{Settings, tail};
@@ -94,7 +95,8 @@ impl Container {
         }
         let groups = !has_users || host.set_groups() == SetGroups::Allow || may_set_groups(live.child.id());
         let held = if has_users { CapSet::ALL } else { host.permitted() };
-        let settings = settings.tail(host, held)?;
+        let mut settings = settings.tail(host, held)?;
+        settings.listens = self.is_supervised(&config);
 
         let inner = live.cgroup.as_ref().map(|leaf| payload::for_exec(leaf, &config)).transpose()?.flatten();
         let cgroup = inner.as_ref().or(live.cgroup.as_ref());
@@ -170,6 +172,21 @@ impl Container {
         let running = started.wait_exec(&plan, deadline, cancel.as_ref());
         let running = running.map_err(|e| explain(e, live))?;
         let child = Arc::new(running.child);
+        if let Some(listener) = running.listener {
+            let watched = Watched {
+                child: &child,
+                id_map: live.id_map.as_ref(),
+                cgroup: live.cgroup.as_ref(),
+                started_at: live.started_at,
+            };
+            if let Err(e) = self.watch(&config, listener, &watched) {
+                // A command that was as quick as that has no calls left.
+                if !matches!(child.try_wait(), Ok(Some(_))) {
+                    child.kill_and_reap();
+                    return Err(e);
+                }
+            }
+        }
         live.guests.reap();
         if let Err(e) = live.guests.add(&child) {
             child.kill_and_reap();

@@ -12,7 +12,7 @@ use crate::caps::{CapSet, CapabilitySets, Securebits};
 use crate::error::Result;
 use crate::process::{Personality, Resource, Rlimit, Umask, User};
 use crate::runtime::Host;
-use crate::seccomp::{Filter, Policy};
+use crate::seccomp::{Filter, Interception, Policy};
 use crate::spawn::{CapMasks, Plan};
 
 /// How a program runs: what a configuration or an exec asks for.
@@ -27,6 +27,7 @@ pub(super) struct Settings {
     securebits: Securebits,
     no_new_privs: bool,
     seccomp: SeccompConfig,
+    intercept: Interception,
     personality: Personality,
 }
 
@@ -70,6 +71,7 @@ impl Settings {
             securebits: config.securebits,
             no_new_privs: config.no_new_privs,
             seccomp: config.seccomp.clone(),
+            intercept: config.intercept.clone(),
             personality: config.personality,
         }
     }
@@ -96,7 +98,7 @@ impl Settings {
             last_cap: host.last_cap(),
             securebits: self.securebits,
             no_new_privs: self.no_new_privs,
-            seccomp: filter(&self.seccomp)?,
+            seccomp: filter(&self.seccomp, &self.intercept)?,
             listens: false,
             console: false,
             bounded: false,
@@ -107,15 +109,17 @@ impl Settings {
 }
 
 /// The compiled filter: compiling takes up to a tenth of a millisecond, so once for each policy.
-fn filter(config: &SeccompConfig) -> Result<Option<Filter>> {
+fn filter(config: &SeccompConfig, intercept: &Interception) -> Result<Option<Filter>> {
     static DEFAULT: OnceLock<Arc<Policy>> = OnceLock::new();
-    match config {
-        SeccompConfig::Unconfined => Ok(None),
-        SeccompConfig::Policy(policy) => Filter::cached(policy).map(Some),
-        SeccompConfig::Default => {
-            let policy = DEFAULT.get_or_init(|| Arc::new(Policy::system_default()));
-            Filter::cached(policy).map(Some)
-        }
+    let policy = match config {
+        SeccompConfig::Unconfined => return Ok(None),
+        SeccompConfig::Policy(policy) => policy,
+        SeccompConfig::Default => DEFAULT.get_or_init(|| Arc::new(Policy::system_default())),
+    };
+    if intercept.is_empty() {
+        Filter::cached(policy).map(Some)
+    } else {
+        Filter::cached(&intercept.apply(policy)).map(Some)
     }
 }
 
@@ -176,7 +180,10 @@ fn add_streams(plan: &mut Plan, streams: &[Stream; 3], console: bool) {
 fn add_filter(plan: &mut Plan, t: &Tail) {
     if let Some(filter) = &t.seccomp {
         let listens = t.listens && filter.needs_listener();
-        plan.seccomp(filter.as_bytes(), if listens { libc::SECCOMP_FILTER_FLAG_NEW_LISTENER } else { 0 });
+        // A caller whose call is being answered is not interrupted by signals but by those that kill it: a call that was made
+        // in its stead would be made again.
+        let flags = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER | libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV;
+        plan.seccomp(filter.as_bytes(), if listens { flags } else { 0 });
     }
 }
 

@@ -403,6 +403,12 @@ impl Plan {
         self.none("wait for the next plan", code::NEXT_PLAN, [0; 5]);
     }
 
+    /// Ends the plan: the child does lists of system calls; `home` is then in slot 0, and
+    /// descriptors of a list lie in the slots from `first` on.
+    pub(crate) fn act(&mut self, home: Fd, first: u8) {
+        self.none("act for others", code::ACT, [home.encode(), first.into(), 0, 0, 0]);
+    }
+
     /// Hands the host a socket that acts on the child's network namespace.
     pub(crate) fn network_socket(&mut self) {
         self.none("make a socket for the network interfaces", code::NETWORK_SOCKET, [0; 5]);

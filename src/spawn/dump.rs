@@ -51,6 +51,7 @@ fn row(op: u16) -> (&'static str, &'static [Arg]) {
         code::KEEP_TERMINALS => {
             ("keep_terminals", &[Number("slot"), Number("count"), Fd("file"), Number("size"), Fd("until")])
         }
+        code::ACT => ("act", &[Fd("home"), Number("slot")]),
         code::TERMINAL => ("terminal", &[Text("at")]),
         code::WRITE_OVER => ("write_over", &[Text("path"), Data("data")]),
         code::CLOSE_INHERITED => ("close_inherited", &[]),

@@ -9,6 +9,7 @@ mod fault;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
 mod guests;
+mod helper;
 mod interp;
 mod launch;
 mod plan;
@@ -20,6 +21,7 @@ pub(crate) use builder::{CapMasks, FsConfig, MaskFrom, Mount, Tolerate};
 pub(crate) use child::{Child, Readiness, wait_for};
 pub use fault::Fault;
 pub(crate) use guests::Guests;
+pub(crate) use helper::Helper;
 pub(crate) use interp::abi::ring;
 pub(crate) use launch::{Running, Spec, Stage2, Started, Strategy, launch};
 pub(crate) use plan::{Fd, Plan};

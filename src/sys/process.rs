@@ -50,3 +50,11 @@ pub(crate) fn join_network(namespace: impl std::os::fd::AsFd) -> Result<(), Errn
     let kind = rustix::thread::LinkNameSpaceType::Network;
     rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(kind))
 }
+
+/// Sets how a thread is scheduled (`sched_setscheduler(2)`).
+pub(crate) fn set_scheduler(tid: i32, policy: i32, priority: i32) -> Result<(), Errno> {
+    let param = libc::sched_param { sched_priority: priority };
+    // SAFETY: a live `struct sched_param`.
+    check(unsafe { libc::syscall(libc::SYS_sched_setscheduler, tid, policy, std::ptr::from_ref(&param)) })
+        .map(drop)
+}

@@ -17,6 +17,7 @@ use crate::name::InstanceId;
 use crate::namespaces::{NamespaceKind, NamespaceSet, NamespaceSource, Privilege};
 use crate::process::{OomScoreAdj, Personality, Resource, Rlimit, Sysctl, Umask, User};
 use crate::rootfs::{Rootfs, standard};
+use crate::seccomp::Interception;
 
 macro_rules! by_ref {
     ($($(#[$doc:meta])* $name:ident: $t:ty;)*) => {$(
@@ -69,6 +70,8 @@ impl ContainerConfig {
         rlimits: BTreeMap<Resource, Rlimit>;
         /// Its system call policy.
         seccomp: SeccompConfig;
+        /// The calls that are made in its stead.
+        intercept: Interception;
         /// Where its namespaces come from, and the time offsets.
         namespaces: NamespaceSet;
         /// Its id map.

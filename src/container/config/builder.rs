@@ -17,6 +17,7 @@ use crate::instance::{CpuNodes, Cpus};
 use crate::namespaces::{NamespaceKind, NamespaceSet, NamespaceSource, Privilege, TimeOffsets};
 use crate::process::{OomScoreAdj, Personality, Resource, Rlimit, Sysctl, Umask, User};
 use crate::rootfs::Rootfs;
+use crate::seccomp::Interception;
 
 /// Collects what a container is to be like; made by [`ContainerConfig::builder`].
 ///
@@ -233,6 +234,25 @@ impl ContainerBuilder {
     /// Sets which system calls it may make.
     pub fn seccomp(mut self, seccomp: impl Into<SeccompConfig>) -> Self {
         self.config.seccomp = seccomp.into();
+        self
+    }
+
+    /// Sets which calls this process makes in its stead, that the kernel would refuse an unprivileged container. None unless
+    /// told otherwise. Needs root of the host, a user namespace, and a seccomp policy: of that it takes nothing away.
+    ///
+    /// ```
+    /// use stockade::seccomp::{Interception, Nodes};
+    /// use stockade::{ContainerConfig, Rootfs};
+    ///
+    /// let config = ContainerConfig::system("build")
+    ///     .rootfs(Rootfs::dir("/srv/debian"))
+    ///     .intercept(Interception::new().mknod(Nodes::Plain).setxattr())
+    ///     .build()?;
+    /// assert!(!config.intercept().is_empty());
+    /// # Ok::<(), stockade::Error>(())
+    /// ```
+    pub fn intercept(mut self, what: Interception) -> Self {
+        self.config.intercept = what;
         self
     }
 

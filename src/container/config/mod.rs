@@ -4,6 +4,7 @@ mod access;
 mod builder;
 mod check;
 mod choices;
+mod intercept;
 mod mounts;
 mod nic;
 mod system;
@@ -34,6 +35,7 @@ use crate::namespaces::{NamespaceKind, NamespaceSet, NamespaceSource, Privilege,
 use crate::os_text;
 use crate::process::{OomScoreAdj, Personality, Resource, Rlimit, Sysctl, Umask, User};
 use crate::rootfs::Rootfs;
+use crate::seccomp::Interception;
 use crate::store::Durability;
 
 /// The `PATH` of a container that is not told another.
@@ -130,6 +132,8 @@ pub struct ContainerConfig {
     pub(crate) no_new_privs: bool,
     #[serde(default)]
     pub(crate) seccomp: SeccompConfig,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub(crate) intercept: Interception,
 
     #[serde(default, serialize_with = "without_descriptors")]
     pub(crate) namespaces: NamespaceSet,
@@ -194,6 +198,7 @@ impl ContainerConfig {
             securebits: Securebits::default(),
             no_new_privs: false,
             seccomp: SeccompConfig::default(),
+            intercept: Interception::default(),
             namespaces: NamespaceSet::default(),
             idmap: IdMapConfig::default(),
             loopback_down: false,

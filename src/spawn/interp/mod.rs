@@ -17,6 +17,7 @@
 #![allow(unsafe_code)]
 
 pub(crate) mod abi;
+mod act;
 mod console;
 mod files;
 #[cfg(feature = "fuzzing")]
@@ -177,6 +178,7 @@ impl Interp {
                 code::NEXT_PLAN => self.next_plan(),
                 code::NETWORK_SOCKET => self.network_socket(),
                 code::KEEP_TERMINALS => self.keep(a as usize, b as usize, self.fd(c), d, self.fd(e)),
+                code::ACT => self.act(self.fd(a), b as usize),
                 code::EXEC => self.exec(a, b, c),
                 code::FAULT if a != 0 => -(a as isize),
                 code::FAULT => ops::die(),
