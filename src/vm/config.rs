@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::arch::{COMMAND_LINE_MAX, MAX_VCPUS};
 use super::boot::BootProtocol;
+use super::disk::Disk;
 use super::machine::Spec;
 use super::memory::MemoryBacking;
 use crate::error::{Error, Result};
@@ -18,6 +19,8 @@ const MIN_MEMORY: u64 = 32 * MIB;
 /// More than processors have addresses for in practice.
 const MAX_MEMORY: u64 = 4 << 40;
 const MAX_RING: usize = 64 << 20;
+/// With them, other devices still have a place.
+const MAX_DISKS: usize = 12;
 
 /// A checked configuration of a virtual machine; made by [`VmConfig::builder`].
 ///
@@ -50,6 +53,8 @@ pub struct VmConfig {
     pub(super) console_ring: usize,
     #[serde(default)]
     pub(super) rng: bool,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) disks: Vec<Disk>,
     #[serde(default)]
     pub(super) ephemeral: bool,
     #[serde(default)]
@@ -91,6 +96,11 @@ impl VmConfig {
         self.memory
     }
 
+    /// Its disks, in the guest's order.
+    pub fn disks(&self) -> &[Disk] {
+        &self.disks
+    }
+
     /// What the memory is made of.
     pub fn memory_backing(&self) -> MemoryBacking {
         self.memory_backing
@@ -111,6 +121,7 @@ impl VmConfig {
             memory: self.memory,
             backing: self.memory_backing,
             rng: self.rng,
+            disks: self.disks.clone(),
         }
     }
 
@@ -141,6 +152,10 @@ impl VmConfig {
         if self.console_ring > MAX_RING {
             found.push(format!("console_ring: is {} bytes, and may be {MAX_RING}", self.console_ring));
         }
+        if self.disks.len() > MAX_DISKS {
+            found.push(format!("disks: are {}, and may be {MAX_DISKS}", self.disks.len()));
+        }
+        found.extend(self.disks.iter().filter_map(Disk::problem));
         found
     }
 }
@@ -175,6 +190,7 @@ impl VmBuilder {
             memory_backing: MemoryBacking::Auto,
             console_ring: 256 << 10,
             rng: false,
+            disks: Vec::new(),
             ephemeral: false,
             kill_on_drop: false,
         };
@@ -240,6 +256,13 @@ impl VmBuilder {
     /// Gives it a source of random bytes, the host's: a virtio device (`virtio_mmio` and `virtio-rng` in Linux).
     pub fn rng(mut self) -> Self {
         self.config.rng = true;
+        self
+    }
+
+    /// Adds a disk: up to 12. The path may be relative to the host's working directory.
+    pub fn disk(mut self, disk: Disk) -> Self {
+        let path = self.absolute("disk", disk.path().to_owned());
+        self.config.disks.push(disk.at(path));
         self
     }
 

@@ -8,7 +8,9 @@ use super::arch::{self, EVENT_GSI, Processors, SERIAL_GSI, ports};
 use super::assembly::Assembly;
 use super::boot::{self, BootProtocol};
 use super::control::Control;
+use super::devices::virtio::{self, OpenDisk};
 use super::devices::{BusDevice, ConsoleRing, Keyboard, PanicPort, PowerPorts, Rtc, Serial};
+use super::disk::Disk;
 use super::event_loop::EventLoop;
 use super::exit::ExitReason;
 use super::kick::{self, Kicker, VcpuKicker};
@@ -35,6 +37,7 @@ pub(super) struct Spec {
     pub(super) backing: MemoryBacking,
     /// Whether it has a source of random bytes.
     pub(super) rng: bool,
+    pub(super) disks: Vec<Disk>,
 }
 
 /// A machine that runs, or has ended. Dropping it ends it and waits for its threads.
@@ -58,6 +61,9 @@ pub(super) type AddDevice<'a> = &'a dyn Fn(&mut Assembly) -> Result<()>;
 impl Machine {
     /// Makes it and lets it run.
     pub(super) fn start(spec: &Spec, console: Arc<ConsoleRing>, devices: &[AddDevice<'_>]) -> Result<Self> {
+        // Before anything is made.
+        let disks = spec.disks.iter().enumerate().map(|(n, disk)| OpenDisk::open(disk, n));
+        let disks = disks.collect::<Result<Vec<_>>>()?;
         let signal = kick::installed()?;
         let kvm = host::open()?;
         let vm = KvmVm::new(&kvm)
@@ -77,17 +83,21 @@ impl Machine {
             control: Arc::clone(&control),
             nodes: Vec::new(),
             handlers: Vec::new(),
+            own: Vec::new(),
         };
         let serial = Arc::new(Serial::new(console, assembly.interrupt(SERIAL_GSI)?));
         let power_button = assembly.interrupt(EVENT_GSI)?;
         add_ports(&mut assembly, &serial)?;
+        for (n, disk) in disks.into_iter().enumerate() {
+            virtio::add(&mut assembly, Box::new(virtio::Block::new(disk, n)))?;
+        }
         if spec.rng {
-            devices::virtio::add(&mut assembly, Box::new(devices::virtio::Rng))?;
+            virtio::add(&mut assembly, Box::new(virtio::Rng))?;
         }
         for add in devices {
             add(&mut assembly)?;
         }
-        let Assembly { buses, nodes, handlers, .. } = assembly;
+        let Assembly { buses, nodes, handlers, own, .. } = assembly;
         arch::describe(&memory, spec.memory, &loaded, &spec.command_line, spec.vcpus, &nodes)?;
 
         let buses = Arc::new(buses);
@@ -102,16 +112,20 @@ impl Machine {
             let counters = Arc::<Counters>::default();
             vcpus.push(VcpuThread { vcpu, buses: Arc::clone(&buses), counters, kicker });
         }
-        let event_loop = if handlers.is_empty() { None } else { Some(EventLoop::new(handlers)?) };
+        let shared = ("vm-io".to_owned(), handlers);
+        let all = std::iter::once(shared).chain(own.into_iter().map(|(name, own)| (name, vec![own])));
+        let loops = all.filter(|(_, handlers)| !handlers.is_empty());
+        let loops = loops.map(|(name, handlers)| Ok((name, EventLoop::new(handlers)?)));
+        let loops = loops.collect::<Result<Vec<_>>>()?;
         let mut kickers: Vec<Arc<Kicker>> = vcpus.iter().map(|v| Arc::clone(&v.kicker)).collect();
-        kickers.extend(event_loop.as_ref().map(|l| Arc::new(l.kicker())));
+        kickers.extend(loops.iter().map(|(_, l)| Arc::new(l.kicker())));
         control.set_kickers(kickers);
 
         let counters = vcpus.iter().map(|v| Arc::clone(&v.counters)).collect();
         let machine = Self { control, threads: Mutex::default(), counters, serial, power_button };
         // From here on a failure drops the machine, which ends what runs.
-        if let Some(event_loop) = event_loop {
-            machine.spawn(format!("vm-io:{}", spec.name), None, move |control| event_loop.run(control))?;
+        for (name, event_loop) in loops {
+            machine.spawn(format!("{name}:{}", spec.name), None, move |control| event_loop.run(control))?;
         }
         for (id, vcpu) in vcpus.into_iter().enumerate() {
             machine

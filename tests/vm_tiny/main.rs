@@ -9,7 +9,7 @@ use std::time::Duration;
 use stockade::instance::{
     DeleteMode, DeleteOptions, FreezeOptions, ShutdownOptions, Status, StopOptions, WaitOptions,
 };
-use stockade::vm::{ExitReason, MemoryBacking, VmBuilder};
+use stockade::vm::{Disk, ExitReason, MemoryBacking, VmBuilder};
 use stockade::{ErrorKind, ExitStatus, Runtime, Vm, VmConfig};
 use support::HostSnapshot;
 
@@ -240,6 +240,49 @@ fn a_virtio_device_answers_and_does_not_believe_everything() {
 }
 
 #[test]
+fn disks_are_read_and_written_and_must_be_there() {
+    let _serial = support::serial();
+    require_kvm!();
+    let rig = Rig::new();
+    let disk = rig.file("disk", &[vec![b'a'; 512], vec![0; 512]].concat());
+    let config = rig.config("disk-guest", &guests::disk()).disk(Disk::new(&disk));
+    let vm = rig.runtime.create(config.build().unwrap()).unwrap();
+    vm.start().unwrap();
+    assert_eq!((ended(&vm), vm.console_log().text()), (ExitReason::Poweroff(0), "0a01".to_owned()));
+    let written = std::fs::read(&disk).unwrap();
+    assert_eq!((written.len(), written[512], written[513]), (1024, b'b', b'a'));
+    // Again, with a disk that can only be read.
+    let config = rig.config("read-only", &guests::disk()).disk(Disk::new(&disk).read_only());
+    let vm = rig.runtime.create(config.build().unwrap()).unwrap();
+    vm.start().unwrap();
+    assert_eq!((ended(&vm), vm.console_log().text()), (ExitReason::Poweroff(0), "0a11".to_owned()));
+    // The most that there can be, each with its thread, paused and thawed.
+    let mut config = rig.config("twelve", &guests::spin());
+    for n in 0..12 {
+        config = config.disk(Disk::new(rig.file(&format!("disk-{n}"), &[0; 512])));
+    }
+    let vm = rig.runtime.create(config.build().unwrap()).unwrap();
+    vm.start().unwrap();
+    vm.freeze_with(FreezeOptions::new().deadline(PATIENCE)).unwrap();
+    vm.unfreeze().unwrap();
+    // One disk, one machine.
+    let config = rig.config("second-user", &guests::hello()).disk(Disk::new(rig.dir.path().join("disk-3")));
+    let second = rig.runtime.create(config.build().unwrap()).unwrap();
+    let e = second.start().unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::Busy, "{e}");
+    vm.stop().unwrap();
+    second.start().unwrap();
+    assert_eq!(ended(&second), ExitReason::Poweroff(7));
+    // None at all is said before anything is made.
+    let none = rig.dir.path().join("no-disk");
+    let config = rig.config("none", &guests::hello()).disk(Disk::new(&none));
+    let vm = rig.runtime.create(config.build().unwrap()).unwrap();
+    let e = vm.start().unwrap_err();
+    assert_eq!((e.kind(), e.what()), (ErrorKind::NotFound, none.to_str()));
+    assert_eq!(vm.status(), Status::Stopped);
+}
+
+#[test]
 fn a_second_processor_starts() {
     let _serial = support::serial();
     require_kvm!();
@@ -427,9 +470,9 @@ fn twenty_machines_come_and_go_and_leave_nothing() {
     let machines: Vec<Arc<Vm>> = (0..20)
         .map(|n| {
             let guest = if n % 2 == 0 { guests::hello() } else { guests::spin() };
-            let vm =
-                rig.runtime.create(rig.config(&format!("vm-{n}"), &guest).vcpus(1 + n % 3).build().unwrap());
-            vm.unwrap()
+            let disk = Disk::new(rig.file(&format!("image-{n}"), &[0; 512]));
+            let config = rig.config(&format!("vm-{n}"), &guest).vcpus(1 + n % 3).rng().disk(disk);
+            rig.runtime.create(config.build().unwrap()).unwrap()
         })
         .collect();
     for _ in 0..3 {
