@@ -9,6 +9,7 @@ use super::boot::BootProtocol;
 use super::disk::Disk;
 use super::machine::Spec;
 use super::memory::MemoryBacking;
+use super::vsock::Vsock;
 use crate::error::{Error, Result};
 use crate::name::{InstanceId, InstanceName};
 use crate::os_text;
@@ -55,6 +56,8 @@ pub struct VmConfig {
     pub(super) rng: bool,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) disks: Vec<Disk>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) vsock: Option<Vsock>,
     #[serde(default)]
     pub(super) ephemeral: bool,
     #[serde(default)]
@@ -122,6 +125,7 @@ impl VmConfig {
             backing: self.memory_backing,
             rng: self.rng,
             disks: self.disks.clone(),
+            vsock: self.vsock.clone(),
         }
     }
 
@@ -156,6 +160,7 @@ impl VmConfig {
             found.push(format!("disks: are {}, and may be {MAX_DISKS}", self.disks.len()));
         }
         found.extend(self.disks.iter().filter_map(Disk::problem));
+        found.extend(self.vsock.iter().filter_map(Vsock::problem));
         found
     }
 }
@@ -191,6 +196,7 @@ impl VmBuilder {
             console_ring: 256 << 10,
             rng: false,
             disks: Vec::new(),
+            vsock: None,
             ephemeral: false,
             kill_on_drop: false,
         };
@@ -263,6 +269,19 @@ impl VmBuilder {
     pub fn disk(mut self, disk: Disk) -> Self {
         let path = self.absolute("disk", disk.path().to_owned());
         self.config.disks.push(disk.at(path));
+        self
+    }
+
+    /// Gives it sockets to and from the host. See [`Vm::vsock_connect`](super::Vm::vsock_connect).
+    pub fn vsock(mut self, vsock: Vsock) -> Self {
+        let vsock = match vsock.socket_path().map(Path::to_owned) {
+            Some(path) => {
+                let path = self.absolute("vsock", path);
+                vsock.socket(path)
+            }
+            None => vsock,
+        };
+        self.config.vsock = Some(vsock);
         self
     }
 

@@ -8,7 +8,7 @@ use super::arch::{self, EVENT_GSI, Processors, SERIAL_GSI, ports};
 use super::assembly::Assembly;
 use super::boot::{self, BootProtocol};
 use super::control::Control;
-use super::devices::virtio::{self, OpenDisk};
+use super::devices::virtio::{self, OpenDisk, OpenSocket, VsockHost};
 use super::devices::{BusDevice, ConsoleRing, Keyboard, PanicPort, PowerPorts, Rtc, Serial};
 use super::disk::Disk;
 use super::event_loop::EventLoop;
@@ -16,6 +16,7 @@ use super::exit::ExitReason;
 use super::kick::{self, Kicker, VcpuKicker};
 use super::memory::{self, MemoryBacking};
 use super::vcpu::{Buses, Counters, ExitCounts, VcpuThread};
+use super::vsock::Vsock;
 use super::{devices, host};
 use crate::error::{Error, Result};
 use crate::sys::vm::event::Event;
@@ -38,6 +39,7 @@ pub(super) struct Spec {
     /// Whether it has a source of random bytes.
     pub(super) rng: bool,
     pub(super) disks: Vec<Disk>,
+    pub(super) vsock: Option<Vsock>,
 }
 
 /// A machine that runs, or has ended. Dropping it ends it and waits for its threads.
@@ -47,6 +49,7 @@ pub(super) struct Machine {
     counters: Vec<Arc<Counters>>,
     serial: Arc<Serial>,
     power_button: Event,
+    vsock: Option<Arc<VsockHost>>,
 }
 
 impl std::fmt::Debug for Machine {
@@ -64,6 +67,7 @@ impl Machine {
         // Before anything is made.
         let disks = spec.disks.iter().enumerate().map(|(n, disk)| OpenDisk::open(disk, n));
         let disks = disks.collect::<Result<Vec<_>>>()?;
+        let socket = spec.vsock.as_ref().and_then(Vsock::socket_path).map(OpenSocket::open).transpose()?;
         let signal = kick::installed()?;
         let kvm = host::open()?;
         let vm = KvmVm::new(&kvm)
@@ -91,6 +95,15 @@ impl Machine {
         for (n, disk) in disks.into_iter().enumerate() {
             virtio::add(&mut assembly, Box::new(virtio::Block::new(disk, n)))?;
         }
+        let vsock = match &spec.vsock {
+            Some(vsock) => {
+                let host = Arc::new(VsockHost::new()?);
+                let device = virtio::Vsock::new(vsock.cid(), Arc::clone(&host), socket);
+                virtio::add(&mut assembly, Box::new(device))?;
+                Some(host)
+            }
+            None => None,
+        };
         if spec.rng {
             virtio::add(&mut assembly, Box::new(virtio::Rng))?;
         }
@@ -122,7 +135,7 @@ impl Machine {
         control.set_kickers(kickers);
 
         let counters = vcpus.iter().map(|v| Arc::clone(&v.counters)).collect();
-        let machine = Self { control, threads: Mutex::default(), counters, serial, power_button };
+        let machine = Self { control, threads: Mutex::default(), counters, serial, power_button, vsock };
         // From here on a failure drops the machine, which ends what runs.
         for (name, event_loop) in loops {
             machine.spawn(format!("{name}:{}", spec.name), None, move |control| event_loop.run(control))?;
@@ -190,6 +203,11 @@ impl Machine {
     /// Sends to the guest's serial port; says how many bytes it has room for.
     pub(super) fn console_input(&self, bytes: &[u8]) -> usize {
         self.serial.input(bytes)
+    }
+
+    /// Its sockets, where it has some.
+    pub(super) fn vsock(&self) -> Option<&Arc<VsockHost>> {
+        self.vsock.as_ref()
     }
 
     pub(super) fn exit_counts(&self) -> ExitCounts {

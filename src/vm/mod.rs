@@ -48,6 +48,7 @@ mod memory;
 mod state;
 mod vcpu;
 mod verbs;
+mod vsock;
 
 pub use boot::BootProtocol;
 pub use config::{VmBuilder, VmConfig};
@@ -60,3 +61,4 @@ pub use host::{Support, probe};
 pub use kick::{kick_signal, use_kick_signal};
 pub use memory::MemoryBacking;
 pub use vcpu::ExitCounts;
+pub use vsock::{Vsock, VsockListener};

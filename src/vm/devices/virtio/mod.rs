@@ -9,6 +9,7 @@ mod mmio;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod rig;
 mod rng;
+mod vsock;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -17,6 +18,7 @@ pub(in crate::vm) use mmio::add;
 pub(in crate::vm) use rng::Rng;
 use rustix::event::epoll::EventFlags;
 use virtio_queue::{DescriptorChain, Error as QueueError, Queue, QueueOwnedT, QueueT};
+pub(in crate::vm) use vsock::{OpenSocket, Vsock, VsockHost};
 
 use crate::error::Result;
 use crate::sys::vm::event::Event;
@@ -119,6 +121,13 @@ impl<'a> Work<'a> {
         match self.queues.get_mut(queue) {
             Some(queue) if queue.ready() => Ok(queue.iter(self.memory)?.next()),
             _ => Ok(None),
+        }
+    }
+
+    /// The buffers that came last were not needed: they come again.
+    pub(in crate::vm) fn unpop(&mut self, queue: usize) {
+        if let Some(queue) = self.queues.get_mut(queue) {
+            queue.set_next_avail(queue.next_avail().wrapping_sub(1));
         }
     }
 
