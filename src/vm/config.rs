@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::arch::{COMMAND_LINE_MAX, MAX_VCPUS};
-use super::boot::BootProtocol;
+use super::boot::{BootProtocol, Initramfs};
 use super::disk::Disk;
+use super::guest::Guest;
 use super::machine::Spec;
 use super::memory::MemoryBacking;
 use super::vsock::Vsock;
@@ -58,6 +59,8 @@ pub struct VmConfig {
     pub(super) disks: Vec<Disk>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) vsock: Option<Vsock>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) guest: Option<Guest>,
     #[serde(default)]
     pub(super) ephemeral: bool,
     #[serde(default)]
@@ -99,7 +102,12 @@ impl VmConfig {
         self.memory
     }
 
-    /// Its disks, in the guest's order.
+    /// What runs in its guest, where that has the agent.
+    pub fn guest(&self) -> Option<&Guest> {
+        self.guest.as_ref()
+    }
+
+    /// Its disks, in the guest's order. A [guest](Self::guest)'s root comes before them.
     pub fn disks(&self) -> &[Disk] {
         &self.disks
     }
@@ -118,14 +126,15 @@ impl VmConfig {
             name: self.id.name.to_string(),
             kernel: self.kernel.clone(),
             protocol: self.boot_protocol,
-            initramfs: self.initramfs.clone(),
+            initramfs: self.initramfs.clone().map(Initramfs::File),
             command_line: self.command_line.clone(),
             vcpus: self.vcpus,
             memory: self.memory,
             backing: self.memory_backing,
             rng: self.rng,
-            disks: self.disks.clone(),
-            vsock: self.vsock.clone(),
+            disks: self.guest.iter().filter_map(Guest::disk).chain(self.disks.clone()).collect(),
+            // The agent is reached by it.
+            vsock: self.vsock.clone().or_else(|| self.guest.as_ref().map(|_| Vsock::default())),
         }
     }
 
@@ -161,6 +170,12 @@ impl VmConfig {
         }
         found.extend(self.disks.iter().filter_map(Disk::problem));
         found.extend(self.vsock.iter().filter_map(Vsock::problem));
+        if let Some(guest) = &self.guest {
+            found.extend(guest.problems());
+            if self.initramfs.is_some() {
+                found.push("initramfs: is the agent's, where there is a guest".to_owned());
+            }
+        }
         found
     }
 }
@@ -197,6 +212,7 @@ impl VmBuilder {
             rng: false,
             disks: Vec::new(),
             vsock: None,
+            guest: None,
             ephemeral: false,
             kill_on_drop: false,
         };
@@ -269,6 +285,13 @@ impl VmBuilder {
     pub fn disk(mut self, disk: Disk) -> Self {
         let path = self.absolute("disk", disk.path().to_owned());
         self.config.disks.push(disk.at(path));
+        self
+    }
+
+    /// Sets what runs in its guest, with the library's agent, in place of an initramfs. See [`Guest`].
+    pub fn guest(mut self, guest: Guest) -> Self {
+        let guest = guest.absolute(|field, path| self.absolute(field, path));
+        self.config.guest = Some(guest);
         self
     }
 

@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
+use super::agent::Agent;
 use super::config::VmConfig;
 use super::devices::{ConsoleOutput, ConsoleRing};
 use super::exit::ExitReason;
@@ -75,6 +76,7 @@ pub(crate) struct Live {
     pub(super) machine: Machine,
     pub(super) console: Arc<ConsoleRing>,
     pub(super) record: RunRecord,
+    pub(super) agent: Option<Agent>,
 }
 
 impl Live {

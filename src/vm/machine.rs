@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 
 use super::arch::{self, EVENT_GSI, Processors, SERIAL_GSI, ports};
 use super::assembly::Assembly;
-use super::boot::{self, BootProtocol};
+use super::boot::{self, BootProtocol, Initramfs};
 use super::control::Control;
 use super::devices::virtio::{self, OpenDisk, OpenSocket, VsockHost};
 use super::devices::{BusDevice, ConsoleRing, Keyboard, PanicPort, PowerPorts, Rtc, Serial};
@@ -30,7 +30,7 @@ pub(super) struct Spec {
     pub(super) name: String,
     pub(super) kernel: PathBuf,
     pub(super) protocol: BootProtocol,
-    pub(super) initramfs: Option<PathBuf>,
+    pub(super) initramfs: Option<Initramfs>,
     pub(super) command_line: String,
     pub(super) vcpus: u8,
     /// Bytes.
@@ -75,8 +75,7 @@ impl Machine {
         arch::configure_vm(&vm)?;
         let memory = memory::allocate(spec.memory, spec.backing)?;
         memory::register(&memory, &vm)?;
-        let loaded =
-            boot::load(&memory, spec.memory, &spec.kernel, spec.protocol, spec.initramfs.as_deref())?;
+        let loaded = boot::load(&memory, spec.memory, &spec.kernel, spec.protocol, spec.initramfs.as_ref())?;
 
         let control = Arc::new(Control::new()?);
         let buses = Buses { pio: devices::Bus::default(), mmio: devices::Bus::default() };

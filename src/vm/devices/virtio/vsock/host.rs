@@ -126,7 +126,7 @@ impl VsockHost {
     }
 
     /// Gives a connection of the guest's to who listens at the port; says whether somebody did.
-    pub(super) fn take(&self, port: u32) -> Option<UnixStream> {
+    pub(in crate::vm) fn take(&self, port: u32) -> Option<UnixStream> {
         let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
         let sender = listeners.get(&port)?;
         let (ours, stream) = UnixStream::pair().ok()?;
@@ -140,12 +140,17 @@ impl VsockHost {
         }
     }
 
+    /// Whether the machine has ended.
+    pub(in crate::vm) fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::SeqCst)
+    }
+
     pub(super) fn next_wanted(&self) -> Option<Wanted> {
         self.wanted().pop_front()
     }
 
     /// Nobody will answer any more.
-    pub(super) fn close(&self) {
+    pub(in crate::vm) fn close(&self) {
         let mut wanted = self.wanted();
         self.gone.store(true, Ordering::SeqCst);
         wanted.clear();
