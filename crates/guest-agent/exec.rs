@@ -16,6 +16,8 @@ use super::{Problem, serve};
 
 /// How long the streams of a command may take to come.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long the last output may take before the end of a command is told.
+const DRAIN: Duration = Duration::from_millis(200);
 /// The most streams that wait for their command.
 const MOST_WAITING: usize = 1024;
 const PATH: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -171,9 +173,16 @@ pub(crate) fn run(control: File, exec: &Exec, children: &Arc<Children>, streams:
         Ok(pid) => pid,
         Err(problem) => return serve::reply(&control, &Reply::Failed(problem.failure())),
     };
-    for (from, to) in pumps {
-        thread(move || pump(from, to))?;
+    let (moved, all_moved) = std::sync::mpsc::channel::<()>();
+    for (n, (from, to)) in (0..).zip(pumps) {
+        // Not the input, whose end is after the command's.
+        let moved = (n > 0 || input.is_none()).then(|| moved.clone());
+        thread(move || {
+            pump(from, to);
+            drop(moved);
+        })?;
     }
+    drop(moved);
     let told = serve::reply(&control, &Reply::Started(pid as u32));
     if let Ok(words) = control.try_clone() {
         let children = Arc::clone(children);
@@ -185,6 +194,8 @@ pub(crate) fn run(control: File, exec: &Exec, children: &Arc<Children>, streams:
         })?;
     }
     let status = children.wait(pid);
+    // What it has written comes first, unless a process that it left behind still writes, or the host does not read.
+    let _ = all_moved.recv_timeout(DRAIN);
     let signal = status & 0x7f;
     let code = if signal == 0 { status >> 8 & 0xff } else { 0 };
     let ended = Reply::Ended(Ended { code, signal, core: u8::from(signal != 0 && status & 0x80 != 0) });

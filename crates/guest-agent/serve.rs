@@ -112,16 +112,13 @@ fn ask_to_end(children: &Arc<Children>) -> Result<(), Problem> {
 
 /// Ends every process, writes everything to the disks, and ends the guest.
 pub(crate) fn end_all() {
-    let all = |signal| sys::kill(-1, signal);
-    let _ = all(SIGTERM);
-    let end = Instant::now() + GRACE;
-    while all(0).is_ok() && Instant::now() < end {
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    let _ = all(SIGKILL);
-    let end = Instant::now() + GRACE;
-    while all(0).is_ok() && Instant::now() < end {
-        std::thread::sleep(Duration::from_millis(5));
+    for signal in [SIGTERM, SIGKILL] {
+        // It reaches every process but this one.
+        let _ = sys::kill(-1, signal);
+        let end = Instant::now() + GRACE;
+        while state::others() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
     sys::sync();
     let _ = sys::mount(b"", b"/", b"", MS_REMOUNT | MS_RDONLY, b"");

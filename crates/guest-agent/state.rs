@@ -22,6 +22,14 @@ fn fixed(text: Option<&str>, parts: f64) -> u64 {
     (text.and_then(|t| t.parse::<f64>().ok()).unwrap_or(0.0) * parts) as u64
 }
 
+/// Whether there is a process beside the first one. The kernel's own threads, and those that have ended, have no command line.
+pub(crate) fn others() -> bool {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes
+        .filter(|e| e.file_name().to_string_lossy().parse::<u32>().is_ok_and(|pid| pid != std::process::id()))
+        .any(|e| fs::read(e.path().join("cmdline")).is_ok_and(|line| !line.is_empty()))
+}
+
 pub(crate) fn now() -> State {
     /// Nanoseconds of a tick (`sysconf(3)`, `_SC_CLK_TCK` is 100 on every Linux).
     const TICK: u64 = 10_000_000;

@@ -340,14 +340,16 @@ impl Process {
     pub fn output(mut self) -> Result<Output> {
         drop(self.take_stdin());
         let streams = [self.take_stdout(), self.take_stderr()];
-        read_output(streams, self.child.as_fd(), || self.child.try_wait())
+        read_output(streams, self.child.as_fd(), DRAIN, || self.child.try_wait())
     }
 }
 
-/// Reads output and errors until the command has ended, which `end` becomes readable for.
+/// Reads output and errors until the command has ended, which `end` becomes readable for, and as long after as there comes
+/// something within `drain`.
 pub(crate) fn read_output(
     [stdout, stderr]: [Option<OwnedFd>; 2],
     end: BorrowedFd<'_>,
+    drain: Duration,
     try_wait: impl Fn() -> Result<Option<ExitStatus>>,
 ) -> Result<Output> {
     let (mut stdout, mut stderr) = (Reader::new(stdout), Reader::new(stderr));
@@ -359,7 +361,7 @@ pub(crate) fn read_output(
             Some(status) if none_left => {
                 return Ok(Output { status, stdout: stdout.data, stderr: stderr.data });
             }
-            Some(_) => Deadline::after(DRAIN),
+            Some(_) => Deadline::after(drain),
             None => {
                 fds.push(end);
                 Deadline::none()

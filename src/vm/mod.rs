@@ -40,6 +40,8 @@ mod devices;
 mod disk;
 mod event_loop;
 mod exit;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod guest;
 mod handle;
 mod host;

@@ -23,6 +23,9 @@ use crate::vm::handle::Vm;
 
 /// How long the rest of a message may take once it has begun.
 const REST: Duration = Duration::from_secs(10);
+/// How long output may still come once the command has ended: a process that it left behind may hold its streams for ever.
+/// Each stream comes by its own connection, so its last bytes may be under way.
+const DRAIN: Duration = Duration::from_secs(2);
 const WAIT: &str = "wait for the command in the guest";
 
 impl Vm {
@@ -291,7 +294,7 @@ impl VmProcess {
     pub fn output(mut self) -> Result<Output> {
         drop(self.take_stdin());
         let streams = [self.take_stdout(), self.take_stderr()];
-        crate::container::read_output(streams, self.as_fd(), || self.try_wait())
+        crate::container::read_output(streams, self.as_fd(), DRAIN, || self.try_wait())
     }
 }
 

@@ -337,3 +337,22 @@ fn copy(memory: &Memory, file: &mut File, segment: Segment) -> Result<(), Proble
     let len = usize::try_from(segment.file_len).map_err(|e| failed(&e))?;
     memory.read_exact_volatile_from(GuestAddress(segment.start), file, len).map_err(|e| failed(&e))
 }
+
+/// Whatever is accepted of such a file stays inside of the file and of the memory. Says whether it was.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn usable(bytes: &[u8]) -> bool {
+    const MEMORY: u64 = 64 << 20;
+    let Ok(kernel) = parse(&bytes) else { return false };
+    if check_fit(&kernel, MEMORY).is_err() {
+        return false;
+    }
+    for s in &kernel.segments {
+        assert!(s.offset + s.file_len <= bytes.len() as u64 && s.file_len <= s.memory_len);
+        assert!(s.start >= KERNEL_MIN && s.start + s.memory_len <= MEMORY);
+    }
+    let entry = kernel.entry(BootProtocol::Auto).is_ok();
+    if let Ok(placed) = place_initramfs(&kernel, MEMORY, 4097) {
+        assert!(placed.start >= kernel.end() && placed.start + placed.len <= MEMORY);
+    }
+    entry
+}

@@ -21,9 +21,12 @@ const RING_BYTES: u64 = 0x4000;
 pub(crate) const FREE: u64 = 0x10_0000;
 
 /// Flags of a descriptor.
-pub(crate) const NEXT: u16 = 1;
-pub(crate) const WRITE: u16 = 2;
-pub(crate) const INDIRECT: u16 = 4;
+#[cfg(test)]
+pub(crate) mod flag {
+    pub(crate) const NEXT: u16 = 1;
+    pub(crate) const WRITE: u16 = 2;
+    pub(crate) const INDIRECT: u16 = 4;
+}
 
 /// A descriptor: address, length, flags, the next one.
 pub(crate) type Descriptor = (u64, u32, u16, u16);

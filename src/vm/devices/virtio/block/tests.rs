@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use super::*;
 use crate::error::ErrorKind;
-use crate::vm::devices::virtio::rig::{FREE, INDIRECT, NEXT, Rig, WRITE, bytes};
+use crate::vm::devices::virtio::rig::flag::{INDIRECT, NEXT, WRITE};
+use crate::vm::devices::virtio::rig::{FREE, Rig, bytes};
 use crate::vm::disk::Disk;
 
 const SIZE: u64 = 64 * SECTOR;

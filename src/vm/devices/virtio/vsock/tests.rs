@@ -9,7 +9,8 @@ use super::packet::{HOST, NO_RECEIVE, NO_SEND, STREAM, op};
 use super::*;
 use crate::error::ErrorKind;
 use crate::op::Deadline;
-use crate::vm::devices::virtio::rig::{FREE, NEXT, Rig, WRITE};
+use crate::vm::devices::virtio::rig::flag::{NEXT, WRITE};
+use crate::vm::devices::virtio::rig::{FREE, Rig};
 
 const CID: u64 = 7;
 const BUFFERS: u16 = 64;
