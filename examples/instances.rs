@@ -34,7 +34,6 @@ fn main() -> Result<()> {
     let config = ContainerConfig::builder("container")
         .rootfs(Rootfs::overlay([&root]))
         .args(["sh", "-c", script])
-        .ephemeral()
         .build()?;
     let container: Arc<dyn Instance> = runtime.create(config)?;
     use_it(&container)?;
@@ -48,7 +47,6 @@ fn main() -> Result<()> {
         .kernel(&files.kernel)
         .guest(Guest::new(&files.modules).root(image, RootMode::Overlay))
         .memory(256 << 20)
-        .ephemeral()
         .build()?;
     let machine: Arc<dyn Instance> = runtime.create(config)?;
     use_it(&machine)
@@ -69,5 +67,6 @@ fn use_it(instance: &Arc<dyn Instance>) -> Result<()> {
     instance.unfreeze()?;
     instance.shutdown_with(ShutdownOptions::new().deadline(PATIENCE))?;
     println!("  ended: {}", instance.wait_with(WaitOptions::new().deadline(PATIENCE))?);
+    instance.delete()?;
     Ok(())
 }

@@ -55,6 +55,10 @@ pub struct VmConfig {
     pub(super) console_ring: usize,
     #[serde(default)]
     pub(super) rng: bool,
+    #[serde(default)]
+    pub(super) balloon: bool,
+    #[serde(default)]
+    pub(super) virtio_console: bool,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) disks: Vec<Disk>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -132,6 +136,8 @@ impl VmConfig {
             memory: self.memory,
             backing: self.memory_backing,
             rng: self.rng,
+            balloon: self.balloon,
+            virtio_console: self.virtio_console,
             disks: self.guest.iter().filter_map(Guest::disk).chain(self.disks.clone()).collect(),
             // The agent is reached by it.
             vsock: self.vsock.clone().or_else(|| self.guest.as_ref().map(|_| Vsock::default())),
@@ -210,6 +216,8 @@ impl VmBuilder {
             memory_backing: MemoryBacking::Auto,
             console_ring: 256 << 10,
             rng: false,
+            balloon: false,
+            virtio_console: false,
             disks: Vec::new(),
             vsock: None,
             guest: None,
@@ -278,6 +286,22 @@ impl VmBuilder {
     /// Gives it a source of random bytes, the host's: a virtio device (`virtio_mmio` and `virtio-rng` in Linux).
     pub fn rng(mut self) -> Self {
         self.config.rng = true;
+        self
+    }
+
+    /// Gives it a balloon, by which memory can be asked back from the guest: [`Vm::set_balloon`](super::Vm::set_balloon).
+    /// The guest needs Linux's `virtio_balloon`.
+    pub fn balloon(mut self) -> Self {
+        self.config.balloon = true;
+        self
+    }
+
+    /// Gives it a console beside the serial one, `hvc0` in Linux: with `console=hvc0` on the command line it is the kernel's.
+    /// What is written there is in [`Vm::console_log`](super::Vm::console_log), too, and
+    /// [`Vm::console_input`](super::Vm::console_input) types there alone. The kernel's first words, before its driver is
+    /// there, need the serial one.
+    pub fn virtio_console(mut self) -> Self {
+        self.config.virtio_console = true;
         self
     }
 

@@ -7,14 +7,15 @@ use rustix::fs::MemfdFlags;
 
 use super::agent::wire::{self, Boot, Hello, Open, Reply};
 use super::boot;
+use super::devices::ConsoleRing;
 use super::devices::virtio::rig::{FREE, Rig};
-use super::devices::virtio::{Block, OpenDisk, Rng, Vsock, VsockHost};
+use super::devices::virtio::{Balloon, BalloonDevice, Block, Console, Keys, OpenDisk, Rng, Vsock, VsockHost};
 use super::disk::Disk;
 
 /// The first byte says what the others are. What was understood.
 pub(crate) fn vm(bytes: &[u8]) -> Option<&'static str> {
     let (kind, rest) = bytes.split_first()?;
-    match kind % 6 {
+    match kind % 7 {
         0 => boot::usable(rest).then_some("kernel"),
         1 => message(rest).then_some("message"),
         2 => disk(rest).then_some("disk"),
@@ -25,7 +26,16 @@ pub(crate) fn vm(bytes: &[u8]) -> Option<&'static str> {
             script(&mut Rig::new(Box::new(device), 0), rest).then_some("vsock")
         }
         4 => script(&mut Rig::new(Box::new(Rng), 0), rest).then_some("rng"),
-        _ => None,
+        5 => {
+            let device = BalloonDevice(Arc::new(Balloon::new().ok()?));
+            script(&mut Rig::new(Box::new(device), 0), rest).then_some("balloon")
+        }
+        _ => {
+            let keys = Arc::new(Keys::new().ok()?);
+            keys.write(b"some keys that were typed");
+            let device = Console::new(keys, Arc::new(ConsoleRing::new(4096)));
+            script(&mut Rig::new(Box::new(device), 0), rest).then_some("console")
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use super::arch::{self, EVENT_GSI, Processors, SERIAL_GSI, ports};
 use super::assembly::Assembly;
 use super::boot::{self, BootProtocol, Initramfs};
 use super::control::Control;
-use super::devices::virtio::{self, OpenDisk, OpenSocket, VsockHost};
+use super::devices::virtio::{self, Balloon, Keys, OpenDisk, OpenSocket, VsockHost};
 use super::devices::{BusDevice, ConsoleRing, Keyboard, PanicPort, PowerPorts, Rtc, Serial};
 use super::disk::Disk;
 use super::event_loop::EventLoop;
@@ -38,6 +38,8 @@ pub(super) struct Spec {
     pub(super) backing: MemoryBacking,
     /// Whether it has a source of random bytes.
     pub(super) rng: bool,
+    pub(super) balloon: bool,
+    pub(super) virtio_console: bool,
     pub(super) disks: Vec<Disk>,
     pub(super) vsock: Option<Vsock>,
 }
@@ -50,6 +52,9 @@ pub(super) struct Machine {
     serial: Arc<Serial>,
     power_button: Event,
     vsock: Option<Arc<VsockHost>>,
+    balloon: Option<Arc<Balloon>>,
+    /// Those of the virtio console, which then has all input.
+    keys: Option<Arc<Keys>>,
 }
 
 impl std::fmt::Debug for Machine {
@@ -88,7 +93,7 @@ impl Machine {
             handlers: Vec::new(),
             own: Vec::new(),
         };
-        let serial = Arc::new(Serial::new(console, assembly.interrupt(SERIAL_GSI)?));
+        let serial = Arc::new(Serial::new(Arc::clone(&console), assembly.interrupt(SERIAL_GSI)?));
         let power_button = assembly.interrupt(EVENT_GSI)?;
         add_ports(&mut assembly, &serial)?;
         for (n, disk) in disks.into_iter().enumerate() {
@@ -103,6 +108,18 @@ impl Machine {
             }
             None => None,
         };
+        let mut keys = None;
+        if spec.virtio_console {
+            let typed = Arc::new(Keys::new()?);
+            virtio::add(&mut assembly, Box::new(virtio::Console::new(Arc::clone(&typed), console)))?;
+            keys = Some(typed);
+        }
+        let mut balloon = None;
+        if spec.balloon {
+            let shared = Arc::new(Balloon::new()?);
+            virtio::add(&mut assembly, Box::new(virtio::BalloonDevice(Arc::clone(&shared))))?;
+            balloon = Some(shared);
+        }
         if spec.rng {
             virtio::add(&mut assembly, Box::new(virtio::Rng))?;
         }
@@ -134,7 +151,8 @@ impl Machine {
         control.set_kickers(kickers);
 
         let counters = vcpus.iter().map(|v| Arc::clone(&v.counters)).collect();
-        let machine = Self { control, threads: Mutex::default(), counters, serial, power_button, vsock };
+        let machine =
+            Self { control, threads: Mutex::default(), counters, serial, power_button, vsock, balloon, keys };
         // From here on a failure drops the machine, which ends what runs.
         for (name, event_loop) in loops {
             machine.spawn(format!("{name}:{}", spec.name), None, move |control| event_loop.run(control))?;
@@ -199,9 +217,17 @@ impl Machine {
         self.power_button.signal();
     }
 
-    /// Sends to the guest's serial port; says how many bytes it has room for.
+    /// Types on the guest's console; says how many bytes it has room for.
     pub(super) fn console_input(&self, bytes: &[u8]) -> usize {
-        self.serial.input(bytes)
+        match &self.keys {
+            Some(keys) => keys.write(bytes),
+            None => self.serial.input(bytes),
+        }
+    }
+
+    /// Its balloon, where it has one.
+    pub(super) fn balloon(&self) -> Option<&Balloon> {
+        self.balloon.as_deref()
     }
 
     /// Its sockets, where it has some.

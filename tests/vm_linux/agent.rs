@@ -173,6 +173,68 @@ fn a_command_is_the_guest_and_its_writes_stay() {
     }
 }
 
+/// KiB of this process that are resident: all, and those of the mapping of that many bytes.
+fn resident(guest: u64) -> (u64, u64) {
+    let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+    let (mut all, mut of_guest, mut inside) = (0, 0, false);
+    for line in smaps.lines() {
+        if let Some((from, rest)) = line.split_once('-')
+            && let Ok(from) = u64::from_str_radix(from, 16)
+        {
+            let to = rest.split(' ').next().and_then(|to| u64::from_str_radix(to, 16).ok());
+            inside = to.is_some_and(|to| to - from == guest);
+        }
+        if let Some(kib) = line.strip_prefix("Rss:") {
+            let kib: u64 = kib.trim().trim_end_matches(" kB").parse().unwrap();
+            all += kib;
+            of_guest += if inside { kib } else { 0 };
+        }
+    }
+    (all, of_guest)
+}
+
+#[test]
+#[ignore = "the emulated KVM of the lane is not steady with Linux: see CONTRIBUTING.md"]
+fn memory_comes_back_by_the_balloon_and_lines_by_the_console() {
+    const MEMORY: u64 = 256 << 20;
+    let rig = require_rig!();
+    let image = busybox(&rig);
+    for kernel in &rig.kernels {
+        let (before, _) = resident(MEMORY);
+        let config = VmConfig::builder("balloon")
+            .kernel(&kernel.vmlinux)
+            .guest(Guest::new(&kernel.modules).root(&image, RootMode::Overlay))
+            .command_line(LINE)
+            .memory(MEMORY)
+            .balloon()
+            .virtio_console()
+            .ephemeral();
+        let vm = rig.runtime.create(config.build().unwrap()).unwrap();
+        vm.start().unwrap();
+        up(&vm);
+        let (all, guest) = resident(MEMORY);
+        let overhead = (all - guest).saturating_sub(before);
+        run(&vm, &["sh", "-c", "echo from hvc0 > /dev/hvc0"]);
+        super::says(&vm, "from hvc0");
+        assert_eq!(vm.console_input(b"typed\n").unwrap(), 6);
+        assert_eq!(run(&vm, &["head", "-n", "1", "/dev/hvc0"]).1, "typed\n");
+        // Touched, then given back.
+        run(&vm, &["sh", "-c", "dd if=/dev/zero of=/tmp/x bs=1M count=80 2>/dev/null; rm /tmp/x"]);
+        let (_, touched) = resident(MEMORY);
+        vm.set_balloon(128 << 20).unwrap();
+        support::until(PATIENCE, "the guest gives memory back", || vm.balloon().unwrap() >= 120 << 20);
+        let (_, left) = resident(MEMORY);
+        assert!(left + (40 << 10) < touched, "{touched} KiB before, {left} KiB after");
+        vm.set_balloon(0).unwrap();
+        support::until(PATIENCE, "the guest has it again", || vm.balloon().unwrap() == 0);
+        println!(
+            "{}: guest {guest} KiB after boot, {touched} KiB touched, {left} KiB after the balloon; overhead {overhead} KiB",
+            kernel.release
+        );
+        vm.stop().unwrap();
+    }
+}
+
 #[test]
 #[ignore = "the emulated KVM of the lane is not steady with Linux: see CONTRIBUTING.md"]
 fn debian_boots_from_a_disk_with_its_own_init() {

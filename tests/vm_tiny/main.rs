@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use stockade::instance::{
-    DeleteMode, DeleteOptions, FreezeOptions, ShutdownOptions, Status, StopOptions, WaitOptions,
+    DeleteMode, DeleteOptions, ExecOptions, FreezeOptions, ShutdownOptions, Status, StopOptions, WaitOptions,
 };
-use stockade::vm::{Disk, ExitReason, MemoryBacking, VmBuilder};
+use stockade::vm::{Disk, ExitReason, Guest, MemoryBacking, VmBuilder, Vsock};
 use stockade::{ErrorKind, ExitStatus, Runtime, Vm, VmConfig};
 use support::HostSnapshot;
 
@@ -283,6 +283,75 @@ fn disks_are_read_and_written_and_must_be_there() {
 }
 
 #[test]
+fn sockets_without_a_driver_and_without_a_device_are_errors() {
+    let _serial = support::serial();
+    require_kvm!();
+    let rig = Rig::new();
+    let socket = rig.dir.path().join("vsock");
+    let config = rig.config("sockets", &guests::spin()).vsock(Vsock::default().socket(&socket));
+    let vm = rig.runtime.create(config.build().unwrap()).unwrap();
+    assert_eq!(vm.vsock_connect(1, WaitOptions::new()).unwrap_err().kind(), ErrorKind::InvalidState);
+    vm.start().unwrap();
+    let soon = || WaitOptions::new().deadline(Duration::from_millis(50));
+    assert_eq!(vm.vsock_connect(1, soon()).unwrap_err().kind(), ErrorKind::Timeout);
+    let listener = vm.vsock_listen(1).unwrap();
+    assert_eq!(listener.accept(soon()).unwrap_err().kind(), ErrorKind::Timeout);
+    // Who comes by the Unix socket waits for the guest's driver, without using the processor.
+    let outside = std::os::unix::net::UnixStream::connect(&socket).unwrap();
+    std::io::Write::write_all(&mut &outside, b"CONNECT 1\n").unwrap();
+    // A caller who waits while the machine ends.
+    let waiting = {
+        let vm = Arc::clone(&vm);
+        std::thread::spawn(move || vm.vsock_connect(1, WaitOptions::new().deadline(PATIENCE)))
+    };
+    std::thread::sleep(Duration::from_millis(50));
+    vm.stop().unwrap();
+    assert_eq!(waiting.join().unwrap().unwrap_err().kind(), ErrorKind::InvalidState);
+    assert_eq!(listener.accept(soon()).unwrap_err().kind(), ErrorKind::InvalidState);
+    assert!(!socket.exists());
+    let none = rig.start("no-sockets", &guests::spin());
+    assert_eq!(none.vsock_connect(1, soon()).unwrap_err().kind(), ErrorKind::Unsupported);
+    assert_eq!(none.guest_state(soon()).unwrap_err().kind(), ErrorKind::Unsupported);
+    assert_eq!(none.set_balloon(0).unwrap_err().kind(), ErrorKind::Unsupported);
+    none.stop().unwrap();
+}
+
+#[test]
+fn a_guest_whose_agent_never_comes_is_an_error_in_time() {
+    let _serial = support::serial();
+    require_kvm!();
+    let rig = Rig::new();
+    let modules = rig.dir.path().join("modules");
+    let guest = || Guest::new(&modules);
+    let vm =
+        rig.runtime.create(rig.config("silent", &guests::spin()).guest(guest()).build().unwrap()).unwrap();
+    // No modules: said before anything runs.
+    let e = vm.start().unwrap_err();
+    assert!(e.kind() == ErrorKind::NotFound && e.to_string().contains("modules.dep"), "{e}");
+    assert_eq!(vm.status(), Status::Stopped);
+    std::fs::create_dir(&modules).unwrap();
+    rig.file("modules/modules.dep", b"");
+    rig.file("modules/modules.builtin", b"virtio_mmio.ko\nvmw_vsock_virtio_transport.ko\n");
+    vm.start().unwrap();
+    let soon = || WaitOptions::new().deadline(Duration::from_millis(50));
+    assert_eq!(vm.wait_agent(soon()).unwrap_err().kind(), ErrorKind::Timeout);
+    let exec = vm.exec(ExecOptions::new(["true"]).deadline(Duration::from_millis(50)));
+    assert_eq!(exec.unwrap_err().kind(), ErrorKind::Timeout);
+    let shutdown = vm.shutdown_with(ShutdownOptions::new().deadline(Duration::from_millis(50)));
+    assert_eq!(shutdown.unwrap_err().kind(), ErrorKind::Timeout);
+    // One that waits while the machine ends.
+    let waiting = {
+        let vm = Arc::clone(&vm);
+        std::thread::spawn(move || vm.wait_agent(WaitOptions::new().deadline(PATIENCE)))
+    };
+    std::thread::sleep(Duration::from_millis(50));
+    vm.stop().unwrap();
+    assert_eq!(waiting.join().unwrap().unwrap_err().kind(), ErrorKind::InvalidState);
+    let both = rig.config("both", b"").guest(guest()).initramfs("/i").build().unwrap_err().to_string();
+    assert!(both.contains("initramfs"), "{both}");
+}
+
+#[test]
 fn a_second_processor_starts() {
     let _serial = support::serial();
     require_kvm!();
@@ -472,6 +541,8 @@ fn twenty_machines_come_and_go_and_leave_nothing() {
             let guest = if n % 2 == 0 { guests::hello() } else { guests::spin() };
             let disk = Disk::new(rig.file(&format!("image-{n}"), &[0; 512]));
             let config = rig.config(&format!("vm-{n}"), &guest).vcpus(1 + n % 3).rng().disk(disk);
+            let vsock = Vsock::default().socket(rig.dir.path().join(format!("vsock-{n}")));
+            let config = config.vsock(vsock).balloon().virtio_console();
             rig.runtime.create(config.build().unwrap()).unwrap()
         })
         .collect();

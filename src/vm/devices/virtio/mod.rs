@@ -3,8 +3,10 @@
 //! A device is a [`VirtioDevice`]: its number, its queues, and what it does when the guest rings for one of them. All the
 //! rest is the [transport](mmio). Devices work in the machine's event thread or one of their own, never in a processor's.
 
+mod balloon;
 mod block;
 mod buffers;
+mod console;
 mod mmio;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod rig;
@@ -13,7 +15,9 @@ mod vsock;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
+pub(in crate::vm) use balloon::{Balloon, BalloonDevice};
 pub(in crate::vm) use block::{Block, OpenDisk};
+pub(in crate::vm) use console::{Console, Keys};
 pub(in crate::vm) use mmio::add;
 pub(in crate::vm) use rng::Rng;
 use rustix::event::epoll::EventFlags;
@@ -137,6 +141,11 @@ impl<'a> Work<'a> {
             Some(queue) => queue.add_used(self.memory, head, written),
             None => Ok(()),
         }
+    }
+
+    /// Tells the guest to read the device's configuration again.
+    pub(in crate::vm) fn config_changed(&self) {
+        self.interrupt.raise(Interrupt::CONFIG);
     }
 
     /// Tells the guest that buffers of the queue were used, unless it does not want to know.
