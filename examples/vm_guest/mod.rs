@@ -5,18 +5,18 @@ use std::path::{Path, PathBuf};
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 /// Where things are: from the command line, or where `cargo xtask` and Debian put them.
-pub struct Files {
+pub(crate) struct Files {
     /// A vmlinux or a bzImage.
-    pub kernel: PathBuf,
+    pub(crate) kernel: PathBuf,
     /// The directory of its modules.
-    pub modules: PathBuf,
+    pub(crate) modules: PathBuf,
     /// A directory with a root file system.
-    pub root: PathBuf,
+    pub(crate) root: PathBuf,
 }
 
 impl Files {
     /// `[KERNEL MODULES ROOT]`.
-    pub fn from_args() -> Result<Self> {
+    pub(crate) fn from_args() -> Result<Self> {
         let args: Vec<PathBuf> = std::env::args_os().skip(1).map(Into::into).collect();
         match &args[..] {
             [kernel, modules, root] => {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::agent::wire::PORT as AGENT_PORT;
 use super::handle::Vm;
 use crate::error::{Error, ErrorKind, Result};
 use crate::instance::{DEFAULT_DEADLINE, WaitOptions};
@@ -134,10 +135,16 @@ impl Vm {
     ///
     /// # Errors
     /// [`InvalidState`](crate::ErrorKind::InvalidState) where it does not run in this runtime;
-    /// [`Unsupported`](crate::ErrorKind::Unsupported) where its configuration has no [`Vsock`].
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) where its configuration has no [`Vsock`];
+    /// [`AlreadyExists`](crate::ErrorKind::AlreadyExists) for port 1000 where the guest has the agent.
     pub fn vsock_listen(&self, port: u32) -> Result<VsockListener> {
         let listener = self.live().and_then(|live| {
             let host = live.machine.vsock().ok_or_else(no_vsock)?;
+            if live.agent.is_some() && port == AGENT_PORT {
+                return Err(Error::new(ErrorKind::AlreadyExists, "listen for the guest")
+                    .object(format!("vsock port {port}"))
+                    .detail("the guest's agent reports there"));
+            }
             Ok(VsockListener { port, receiver: host.listen(port) })
         });
         listener.map_err(|e| e.with_op("vsock_listen").with_instance(self.id()))

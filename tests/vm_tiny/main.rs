@@ -335,6 +335,7 @@ fn a_guest_whose_agent_never_comes_is_an_error_in_time() {
     vm.start().unwrap();
     let soon = || WaitOptions::new().deadline(Duration::from_millis(50));
     assert_eq!(vm.wait_agent(soon()).unwrap_err().kind(), ErrorKind::Timeout);
+    assert_eq!(vm.vsock_listen(1000).unwrap_err().kind(), ErrorKind::AlreadyExists);
     let exec = vm.exec(ExecOptions::new(["true"]).deadline(Duration::from_millis(50)));
     assert_eq!(exec.unwrap_err().kind(), ErrorKind::Timeout);
     let shutdown = vm.shutdown_with(ShutdownOptions::new().deadline(Duration::from_millis(50)));

@@ -22,12 +22,11 @@ fn vectors(pieces: &[VolatileSlice<'_>]) -> Vec<libc::iovec> {
 pub(crate) fn read_at(fd: BorrowedFd<'_>, pieces: &[VolatileSlice<'_>], offset: u64) -> Result<usize, Errno> {
     let offset = i64::try_from(offset).map_err(|_| Errno::INVAL)?;
     let all = vectors(pieces);
-    // SAFETY: each piece is memory that lives as long as `pieces` is borrowed. It is the guest's, to which nobody has a
-    // reference, so that the kernel may write to it at any time.
     let done = retry(|| {
-        check(unsafe {
-            libc::preadv(fd.as_raw_fd(), all.as_ptr(), all.len() as libc::c_int, offset) as libc::c_long
-        })
+        // SAFETY: each piece is memory that lives as long as `pieces` is borrowed. It is the guest's, to which nobody has
+        // a reference, so that the kernel may write to it at any time.
+        let done = unsafe { libc::preadv(fd.as_raw_fd(), all.as_ptr(), all.len() as libc::c_int, offset) };
+        check(done as libc::c_long)
     })?;
     Ok(done as usize)
 }
@@ -40,11 +39,10 @@ pub(crate) fn write_at(
 ) -> Result<usize, Errno> {
     let offset = i64::try_from(offset).map_err(|_| Errno::INVAL)?;
     let all = vectors(pieces);
-    // SAFETY: as in `read_at`; the kernel only reads.
     let done = retry(|| {
-        check(unsafe {
-            libc::pwritev(fd.as_raw_fd(), all.as_ptr(), all.len() as libc::c_int, offset) as libc::c_long
-        })
+        // SAFETY: as in `read_at`; the kernel only reads.
+        let done = unsafe { libc::pwritev(fd.as_raw_fd(), all.as_ptr(), all.len() as libc::c_int, offset) };
+        check(done as libc::c_long)
     })?;
     Ok(done as usize)
 }

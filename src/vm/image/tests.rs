@@ -15,7 +15,7 @@ fn debugfs(image: &Path, what: &str) -> Option<String> {
 fn has_mkfs() -> bool {
     let there = program().is_ok();
     if !there {
-        println!("skipped: image tests: there is no mkfs.ext4");
+        support::skip("there is no mkfs.ext4");
     }
     there
 }
@@ -69,8 +69,7 @@ fn layers_are_packed_as_they_lie_over_each_other() {
         Ok(image) => image,
         Err(e) => {
             assert!(e.to_string().contains("CAP_SYS_ADMIN"), "{e}");
-            println!("skipped: layers: {e}");
-            return;
+            return support::skip(format!("layers: {e}"));
         }
     };
     if let Some(text) = debugfs(&image, "cat /both") {

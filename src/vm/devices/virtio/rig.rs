@@ -20,14 +20,6 @@ const RING_BYTES: u64 = 0x4000;
 /// Free memory begins here.
 pub(crate) const FREE: u64 = 0x10_0000;
 
-/// Flags of a descriptor.
-#[cfg(test)]
-pub(crate) mod flag {
-    pub(crate) const NEXT: u16 = 1;
-    pub(crate) const WRITE: u16 = 2;
-    pub(crate) const INDIRECT: u16 = 4;
-}
-
 /// A descriptor: address, length, flags, the next one.
 pub(crate) type Descriptor = (u64, u32, u16, u16);
 
@@ -166,4 +158,12 @@ pub(crate) fn bytes((addr, len, flags, next): Descriptor) -> [u8; 16] {
     out[12..14].copy_from_slice(&flags.to_le_bytes());
     out[14..].copy_from_slice(&next.to_le_bytes());
     out
+}
+
+/// Flags of a descriptor.
+#[cfg(test)]
+pub(crate) mod flag {
+    pub(crate) const NEXT: u16 = 1;
+    pub(crate) const WRITE: u16 = 2;
+    pub(crate) const INDIRECT: u16 = 4;
 }

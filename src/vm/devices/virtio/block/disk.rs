@@ -143,7 +143,7 @@ impl OpenDisk {
     }
 
     fn write_zeroes(&self, offset: u64, len: u64) -> Result<(), Errno> {
-        const ZEROES: [u8; 65536] = [0; 65536];
+        static ZEROES: [u8; 65536] = [0; 65536];
         let mut done = 0;
         while done < len {
             let part = (len - done).min(ZEROES.len() as u64);
