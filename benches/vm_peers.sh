@@ -5,7 +5,7 @@
 #   cargo build --release --features vm --example vm_boot
 #   cargo xtask vm --kvm --mem 3G --timeout 1200 -- sh benches/vm_peers.sh target/release/examples/vm_boot 5
 #
-# QEMU is the lane's own; it has a bzImage, since its microvm is slower with an ELF file. Ours has both.
+# QEMU is the lane's own, in two forms, with a bzImage; ours has that and the ELF file.
 set -eu
 boot=$1
 rounds=${2:-5}
@@ -36,22 +36,25 @@ timed() {
     echo "$name $(((end - begin) / 1000000))" | tee -a "$work/all"
 }
 
+# As QEMU is when it is not told more, and with its own processor instead of the host's.
 peer() {
+    machine=$1
+    processor=$2
     LD_LIBRARY_PATH="$tools/usr/lib/x86_64-linux-gnu:$tools/lib/x86_64-linux-gnu" "$qemu" \
         -L "$tools/usr/share/qemu" -L "$tools/usr/share/seabios" \
-        -M microvm,rtc=off,pit=off,pic=off,isa-serial=on,x-option-roms=off,auto-kernel-cmdline=off \
-        -enable-kvm -cpu host -m 256 -smp 1 -nodefaults -no-user-config -nographic -no-reboot -serial stdio \
+        -M "microvm$machine" -enable-kvm -cpu "$processor" -m 256 -smp 1 -nodefaults -no-user-config -nographic -no-reboot -serial stdio \
         -kernel "$bzimage" -initrd "$work/initramfs" -append "$line"
 }
 
 round=0
 while [ "$round" -lt "$rounds" ]; do
     timed ours-vmlinux "$boot" "$kernel/kernel" "$work/initramfs" "$line"
-    timed qemu-bzimage peer
+    timed qemu-stock peer '' qemu64
+    timed qemu-host peer ,pit=off,pic=off,rtc=off host
     timed ours-bzimage "$boot" "$bzimage" "$work/initramfs" "$line"
     round=$((round + 1))
 done
-for name in ours-vmlinux ours-bzimage qemu-bzimage; do
+for name in ours-vmlinux ours-bzimage qemu-stock qemu-host; do
     echo "$name median $(grep "^$name " "$work/all" | cut -d' ' -f2 | sort -n | sed -n "$(((rounds + 1) / 2))p") ms of $rounds"
 done
 grep -h 'ExitCounts' "$work/out" || true

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use stockade::instance::{ExecOptions, Instance, ShutdownOptions, Stdio, WaitOptions};
+use stockade::instance::{ExecOptions, FreezeOptions, Instance, ShutdownOptions, Stdio, WaitOptions};
 use stockade::process::User;
 use stockade::vm::{ExitReason, Guest, GuestInit, PackImage, RootMode};
 use stockade::{ErrorKind, ExitStatus, Rootfs, Signal, Vm, VmConfig};
@@ -171,6 +171,55 @@ fn a_command_is_the_guest_and_its_writes_stay() {
         assert!(vm.console_log().text().contains("yes"), "{}", vm.console_log().text());
         vm.delete().unwrap();
     }
+}
+
+#[test]
+#[ignore = "the emulated KVM of the lane is not steady with Linux: see CONTRIBUTING.md"]
+fn commands_whose_machine_rests_or_ends_and_streams_of_the_callers() {
+    let rig = require_rig!();
+    let image = busybox(&rig);
+    let kernel = &rig.kernels[0];
+    let vm = boot(&rig, kernel, "rests", Guest::new(&kernel.modules).root(&image, RootMode::ReadOnly));
+    up(&vm);
+    vm.freeze_with(FreezeOptions::new().deadline(PATIENCE)).unwrap();
+    let e = vm.exec(ExecOptions::new(["true"]).deadline(Duration::from_millis(200))).unwrap_err();
+    assert!(e.kind() == ErrorKind::Timeout && e.to_string().contains("thaw"), "{e}");
+    vm.unfreeze().unwrap();
+    assert_eq!(run(&vm, &["true"]).0, ExitStatus::Exited(0));
+    // The root cannot be written to.
+    assert_eq!(run(&vm, &["touch", "/x"]).0, ExitStatus::Exited(1));
+    // Files of the caller's.
+    let at = |name: &str| rig.dir.path().join(name);
+    std::fs::write(at("in"), "x".repeat(300_000)).unwrap();
+    let options = ExecOptions::new(["sh", "-c", "wc -c; cat /nothing"]).deadline(PATIENCE);
+    let options = options.stdin(std::fs::File::open(at("in")).unwrap());
+    let options = options.stdout(std::fs::File::create(at("out")).unwrap());
+    let ended = vm.exec(options.stderr(std::fs::File::create(at("err")).unwrap())).unwrap().wait().unwrap();
+    assert_eq!(ended, ExitStatus::Exited(1));
+    let read = |name: &str| std::fs::read_to_string(at(name)).unwrap();
+    support::until(PATIENCE, "all was copied", || !read("out").is_empty() && read("err").contains("nothing"));
+    assert_eq!(read("out").trim(), "300000");
+    // A host that hangs up ends who writes; one that lets go of a command ends nothing.
+    let mut yes = vm.exec(ExecOptions::new(["yes"]).stdout(Stdio::Piped).deadline(PATIENCE)).unwrap();
+    drop(yes.take_stdout());
+    let status = yes.wait_timeout(PATIENCE).unwrap();
+    assert!(
+        matches!(status, Some(ExitStatus::Signaled { signal: 13, .. } | ExitStatus::Exited(1))),
+        "{status:?}"
+    );
+    drop(vm.exec(ExecOptions::new(["sh", "-c", "sleep 1; touch /tmp/later"]).deadline(PATIENCE)).unwrap());
+    support::until(PATIENCE, "it went on", || {
+        run(&vm, &["test", "-e", "/tmp/later"]).0 == ExitStatus::Exited(0)
+    });
+    // Connections that are not the agent's business, and one with another token.
+    let mut stranger = vm.vsock_connect(1000, patient()).unwrap();
+    stranger.write_all(&[5, 0, 0, 0, 1, 2, 3, 4, 5]).unwrap();
+    assert_eq!(stranger.read(&mut [0]).unwrap(), 0);
+    assert_eq!(vm.vsock_connect(77, patient()).unwrap_err().kind(), ErrorKind::NotFound);
+    let sleeps = vm.exec(ExecOptions::new(["sleep", "1000"]).deadline(PATIENCE)).unwrap();
+    vm.stop().unwrap();
+    assert_eq!(sleeps.wait().unwrap(), ExitStatus::Unknown);
+    assert_eq!(vm.exec(ExecOptions::new(["true"])).unwrap_err().kind(), ErrorKind::NotFound);
 }
 
 /// KiB of this process that are resident: all, and those of the mapping of that many bytes.
