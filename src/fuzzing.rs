@@ -28,6 +28,12 @@ pub fn notify(bytes: &[u8]) -> Vec<&'static str> {
     seccomp::fuzzing::notify(bytes)
 }
 
+/// What virtual machines read of guests and files. What it was.
+#[cfg(feature = "vm")]
+pub fn vm(bytes: &[u8]) -> Option<&'static str> {
+    crate::vm::fuzzing::vm(bytes)
+}
+
 /// A file of the state or run directory, or of `/etc`. The names of the formats that took it.
 pub fn record(bytes: &[u8]) -> Vec<&'static str> {
     let mut took = Vec::new();

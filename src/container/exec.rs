@@ -62,7 +62,7 @@ impl Container {
     }
 
     fn exec_inner(&self, options: ExecOptions) -> Result<Process> {
-        check(&options)?;
+        check_exec(&options)?;
         self.settle_if_ended()?;
         self.follow_reboot(Patience::None)?;
         let live = self.live()?;
@@ -205,7 +205,8 @@ impl Container {
     }
 }
 
-fn check(options: &ExecOptions) -> Result<()> {
+/// What is wrong with a command, wherever it is to run.
+pub(crate) fn check_exec(options: &ExecOptions) -> Result<()> {
     use std::os::unix::ffi::OsStrExt;
     let nul = |s: &OsString| s.as_bytes().contains(&0);
     if options.args.first().is_none_or(|p| p.is_empty()) {
@@ -367,32 +368,43 @@ impl Process {
     /// Where reading or waiting fails.
     pub fn output(mut self) -> Result<Output> {
         drop(self.take_stdin());
-        let (mut stdout, mut stderr) = (Reader::new(self.take_stdout()), Reader::new(self.take_stderr()));
-        loop {
-            let ended = self.child.try_wait()?;
-            let mut fds: Vec<BorrowedFd<'_>> =
-                [&stdout, &stderr].into_iter().filter_map(|r| r.fd()).collect();
-            let none_left = fds.is_empty();
-            let deadline = match ended {
-                Some(status) if none_left => {
-                    return Ok(Output { status, stdout: stdout.data, stderr: stderr.data });
-                }
-                Some(_) => Deadline::after(DRAIN),
-                None => {
-                    fds.push(self.child.as_fd());
-                    Deadline::none()
-                }
-            };
-            let ready = crate::sys::pidfd::poll_in(&fds, deadline.instant())
-                .map_err(|e| Error::sys("read output", e))?;
-            let mut ready: VecDeque<bool> = ready.into();
-            if let (Some(status), false) = (ended, ready.contains(&true)) {
+        let streams = [self.take_stdout(), self.take_stderr()];
+        read_output(streams, self.child.as_fd(), DRAIN, || self.child.try_wait())
+    }
+}
+
+/// Reads output and errors until the command has ended, which `end` becomes readable for, and as long after as there comes
+/// something within `drain`.
+pub(crate) fn read_output(
+    [stdout, stderr]: [Option<OwnedFd>; 2],
+    end: BorrowedFd<'_>,
+    drain: Duration,
+    try_wait: impl Fn() -> Result<Option<ExitStatus>>,
+) -> Result<Output> {
+    let (mut stdout, mut stderr) = (Reader::new(stdout), Reader::new(stderr));
+    loop {
+        let ended = try_wait()?;
+        let mut fds: Vec<BorrowedFd<'_>> = [&stdout, &stderr].into_iter().filter_map(|r| r.fd()).collect();
+        let none_left = fds.is_empty();
+        let deadline = match ended {
+            Some(status) if none_left => {
                 return Ok(Output { status, stdout: stdout.data, stderr: stderr.data });
             }
-            for reader in [&mut stdout, &mut stderr] {
-                if reader.pipe.is_some() && ready.pop_front() == Some(true) {
-                    reader.read()?;
-                }
+            Some(_) => Deadline::after(drain),
+            None => {
+                fds.push(end);
+                Deadline::none()
+            }
+        };
+        let ready =
+            crate::sys::pidfd::poll_in(&fds, deadline.instant()).map_err(|e| Error::sys("read output", e))?;
+        let mut ready: VecDeque<bool> = ready.into();
+        if let (Some(status), false) = (ended, ready.contains(&true)) {
+            return Ok(Output { status, stdout: stdout.data, stderr: stderr.data });
+        }
+        for reader in [&mut stdout, &mut stderr] {
+            if reader.pipe.is_some() && ready.pop_front() == Some(true) {
+                reader.read()?;
             }
         }
     }

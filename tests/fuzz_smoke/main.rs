@@ -15,6 +15,8 @@ mod policy;
 #[path = "../../fuzz/targets/record.rs"]
 mod record;
 mod seeds;
+#[path = "../../fuzz/targets/vm.rs"]
+mod vm;
 
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -86,6 +88,11 @@ fn record_smoke() {
     smoke("record", 20_000, record::run);
 }
 
+#[test]
+fn vm_smoke() {
+    smoke("vm", 20_000, vm::run);
+}
+
 /// The seeds are good ones: what they were made as is what they are taken for.
 #[test]
 fn seeds_are_taken() {
@@ -124,6 +131,12 @@ fn seeds_are_taken() {
         reports += usize::from(stockade::fuzzing::report(&bytes).is_some());
     }
     assert!(plans >= 3 && reports >= 2, "{plans} plans, {reports} reports");
+    for entry in seed_dir("vm").read_dir().unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        let took = stockade::fuzzing::vm(&std::fs::read(&path).unwrap());
+        assert!(took.is_some_and(|took| name.starts_with(took)), "{name}: {took:?}");
+    }
     let dir = tempfile::tempdir().unwrap();
     let mut compressions = std::collections::BTreeSet::new();
     for (n, entry) in seed_dir("archive").read_dir().unwrap().enumerate() {
