@@ -71,6 +71,7 @@ impl Container {
     pub(super) fn exec_in(&self, live: &Live, options: ExecOptions) -> Result<Process> {
         let config = self.config();
         let host = &self.runtime.inner().host;
+        let hooks = options.hooks();
         let deadline = Deadline::from(options.deadline);
         let cancel = options.cancel.clone();
         let (mut sources, pipes) = streams::open(options.stdin, options.stdout, options.stderr)?;
@@ -141,9 +142,7 @@ impl Container {
         }
         plan.setsid();
         tail(&mut plan, &streams, &settings);
-        if let Some(fault) = options.fault {
-            fault.inject(&mut plan);
-        }
+        hooks.apply(&mut plan);
 
         let spec = Spec {
             strategy: host.strategy(),

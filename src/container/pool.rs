@@ -21,7 +21,7 @@ use crate::namespaces::NamespaceSource;
 use crate::op::Deadline;
 use crate::rootfs::Rootfs;
 use crate::runtime::Inner;
-use crate::spawn::Started;
+use crate::spawn::{Hooks, Started};
 
 /// How long one sandbox may take.
 const MAKE: Duration = Duration::from_secs(30);
@@ -80,7 +80,7 @@ impl Sandbox {
             strategy: inner.host.strategy(),
             deadline: Deadline::after(MAKE),
             cancel: None,
-            fault: None,
+            hooks: Hooks::default(),
             witness: None,
         };
         let started = request.park()?;

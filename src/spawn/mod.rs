@@ -15,15 +15,20 @@ mod plan;
 mod report;
 pub(crate) mod restrictions;
 mod spawner;
+#[cfg(feature = "attacks")]
+mod weaken;
 
 pub(crate) use builder::{CapMasks, FsConfig, MaskFrom, Mount, Tolerate};
 pub(crate) use child::{Child, Readiness, wait_for};
 pub use fault::Fault;
+pub(crate) use fault::Hooks;
 pub(crate) use guests::Guests;
 pub(crate) use interp::abi::ring;
 pub(crate) use launch::{Running, Spec, Stage2, Started, Strategy, launch};
 pub(crate) use plan::{Fd, Plan};
 pub(crate) use spawner::Spawner;
+#[cfg(feature = "attacks")]
+pub use weaken::{Hold, Weaken};
 
 #[cfg(test)]
 mod tests;

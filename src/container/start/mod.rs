@@ -46,8 +46,7 @@ use crate::op::{Cancel, Deadline};
 use crate::process::Resource;
 use crate::rootfs::Rootfs;
 use crate::runtime::Host;
-use crate::spawn::Fault;
-use crate::spawn::{Child, Plan, Running, Spec, Started, Strategy, launch};
+use crate::spawn::{Child, Hooks, Plan, Running, Spec, Started, Strategy, launch};
 
 /// Group `tty`, who owns terminals.
 const TTY: InnerGid = InnerGid::new(5);
@@ -79,7 +78,7 @@ pub(super) struct Request<'a> {
     pub(super) strategy: Strategy<'a>,
     pub(super) deadline: Deadline,
     pub(super) cancel: Option<Cancel>,
-    pub(super) fault: Option<Fault>,
+    pub(super) hooks: Hooks,
     /// Who is told of the child before it gets its plan.
     pub(super) witness: Option<&'a dyn Witness>,
 }
@@ -288,9 +287,7 @@ impl Request<'_> {
 
     fn assemble(&self, plan: &mut Plan, parts: &Parts) {
         plan::build(plan, self.config, parts);
-        if let Some(fault) = self.fault {
-            fault.inject(plan);
-        }
+        self.hooks.apply(plan);
     }
 
     fn tail(&self, users: Users) -> Result<Tail> {
