@@ -24,9 +24,9 @@ use crate::idmap::SetGroups;
 use crate::instance::{self, ExecOptions, Pipes};
 use crate::namespaces::{NamespaceKind, NamespaceSource};
 use crate::op::Deadline;
-use crate::process::User;
+use crate::process::{SessionKeyring, User};
 use crate::signal::Signal;
-use crate::spawn::{Child, Fd, Guests, Plan, Spec, launch};
+use crate::spawn::{Child, Fd, Guests, KernelFs, Plan, Spec, launch};
 use crate::sys::process::{PF_EXITING, process_flags};
 
 impl Container {
@@ -112,7 +112,8 @@ impl Container {
         // Before it hides itself, which makes its files in proc root's, and before it joins the user namespace,
         // where limits can no longer be raised.
         if let Some(value) = config.oom_score_adj {
-            plan.write_file(
+            plan.enter_kernel(KernelFs::Proc);
+            plan.write_proc(
                 "set oom_score_adj",
                 "/proc/self/oom_score_adj",
                 value.get().to_string().as_bytes(),
@@ -133,6 +134,9 @@ impl Container {
         plan.clone_sibling(0, cgroup, host.strategy().is_fork());
         if kinds & cgroup_kind != 0 {
             plan.setns("join the container's cgroup namespace", Fd::Slot(0), cgroup_kind);
+        }
+        if config.keyring == SessionKeyring::Own && host.has_keyrings() {
+            plan.keyring();
         }
         if has_users {
             plan.set_ids("become root of the user namespace", 0, 0);

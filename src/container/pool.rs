@@ -183,6 +183,7 @@ fn same_sandbox(template: &ContainerConfig, config: &ContainerConfig) -> bool {
         && a.capabilities() == b.capabilities()
         && a.securebits == b.securebits
         && a.no_new_privs == b.no_new_privs
+        && a.keyring == b.keyring
         && a.base_mounts == b.base_mounts
         && a.mounts == b.mounts
         && a.masked_paths == b.masked_paths

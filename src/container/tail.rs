@@ -10,10 +10,10 @@ use super::config::{ContainerConfig, SeccompConfig};
 use super::streams::Stream;
 use crate::caps::{CapSet, CapabilitySets, Securebits};
 use crate::error::Result;
-use crate::process::{Personality, Resource, Rlimit, Umask, User};
+use crate::process::{Personality, Resource, Rlimit, SecurityLabel, Umask, User};
 use crate::runtime::Host;
 use crate::seccomp::{Filter, Policy};
-use crate::spawn::{CapMasks, Plan};
+use crate::spawn::{CapMasks, KernelFs, Plan};
 
 /// How a program runs: what a configuration or an exec asks for.
 #[derive(Clone, Debug)]
@@ -27,6 +27,7 @@ pub(super) struct Settings {
     securebits: Securebits,
     no_new_privs: bool,
     seccomp: SeccompConfig,
+    label: Option<SecurityLabel>,
     personality: Personality,
 }
 
@@ -46,6 +47,7 @@ pub(super) struct Tail {
     securebits: Securebits,
     no_new_privs: bool,
     seccomp: Option<Filter>,
+    label: Option<SecurityLabel>,
     /// Whether the host takes the filter's notify descriptor. Otherwise calls that it would be asked about fail
     /// with `ENOSYS`, which is the kernel's answer without a listener.
     pub(super) listens: bool,
@@ -70,6 +72,7 @@ impl Settings {
             securebits: config.securebits,
             no_new_privs: config.no_new_privs,
             seccomp: config.seccomp.clone(),
+            label: config.label.clone(),
             personality: config.personality,
         }
     }
@@ -85,6 +88,9 @@ impl Settings {
     }
 
     pub(super) fn tail(self, host: &Host, held: CapSet) -> Result<Tail> {
+        if let Some(label) = &self.label {
+            label.check_host()?;
+        }
         Ok(Tail {
             args: self.args.into_iter().map(OsString::into_vec).collect(),
             env: self.env.iter().map(|(k, v)| [k.as_bytes(), b"=", v.as_bytes()].concat()).collect(),
@@ -97,6 +103,7 @@ impl Settings {
             securebits: self.securebits,
             no_new_privs: self.no_new_privs,
             seccomp: filter(&self.seccomp)?,
+            label: self.label,
             listens: false,
             console: false,
             bounded: false,
@@ -139,6 +146,13 @@ pub(super) fn tail(plan: &mut Plan, streams: &[Stream; 3], t: &Tail) {
     plan.marker();
     // From here on nothing of the host is open, so that no path through /proc/self/fd leads to it.
     plan.close_others();
+    if let Some(label) = &t.label {
+        // Its mounts may be the work of whoever is in the container by now: the file must be the kernel's own.
+        let (path, text) = label.to_write();
+        plan.enter_kernel(KernelFs::Proc);
+        plan.write_proc(label.step(), path, &text);
+        plan.chdir("enter the root", "/");
+    }
     if t.cwd.as_os_str() != OsStr::new("/") {
         plan.working_dir(t.cwd.as_os_str().as_bytes());
     }

@@ -18,7 +18,7 @@ mod spawner;
 #[cfg(feature = "attacks")]
 mod weaken;
 
-pub(crate) use builder::{CapMasks, FsConfig, MaskFrom, Mount, Tolerate};
+pub(crate) use builder::{CapMasks, FsConfig, KernelFs, MaskFrom, Mount, Tolerate};
 pub(crate) use child::{Child, Readiness, wait_for};
 pub use fault::Fault;
 pub(crate) use fault::Hooks;

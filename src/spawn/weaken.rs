@@ -25,6 +25,10 @@ pub enum Weaken {
     LateDetach,
     /// A mount may cover what belongs to procfs and sysfs.
     AnyTarget,
+    /// What is mounted, masked and written to is not checked to be what it is taken for.
+    Unverified,
+    /// The program keeps the host's session keyring.
+    HostKeyring,
     /// The program gets all its capabilities inheritable.
     Inheritable,
     /// The host's /sys is not made read-only.
@@ -83,6 +87,12 @@ impl Plan {
                     op.args[3] = 1;
                 }
             }
+            Weaken::Unverified => self.trust(),
+            Weaken::HostKeyring => {
+                if let Some(at) = self.first(code::KEYRING) {
+                    self.remove(at);
+                }
+            }
             Weaken::Inheritable => {
                 for op in self.ops_mut().iter_mut().filter(|op| op.code == code::CAPS) {
                     op.args[2] = op.args[1];
@@ -122,6 +132,21 @@ impl Plan {
         while let Some(at) = (from..self.ops().len()).find(|i| self.ops()[*i].code == code::SET_IDS) {
             self.insert(at + 1, "show this process", code::PRCTL, [PR_SET_DUMPABLE, 1, 0, 0, 0]);
             from = at + 2;
+        }
+    }
+
+    fn trust(&mut self) {
+        for op in self.ops_mut().iter_mut() {
+            match op.code {
+                code::ENTER_KERNEL => op.code = code::CHDIR,
+                code::WRITE_FILE => op.args[3] = 0,
+                code::MASK => op.args[2] = 0,
+                code::TERMINAL => op.args[1] = 0,
+                _ => {}
+            }
+        }
+        while let Some(at) = self.first(code::CHECK_DEVICE) {
+            self.remove(at);
         }
     }
 

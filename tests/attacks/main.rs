@@ -8,6 +8,7 @@ mod attacker;
 mod descriptors;
 mod executable;
 mod inside;
+mod procfs;
 #[path = "../rig/mod.rs"]
 mod rig;
 

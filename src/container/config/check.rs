@@ -81,6 +81,7 @@ pub(in crate::container) fn problems(config: &ContainerConfig) -> Vec<Problem> {
     check.sysctls();
     check.found.extend(super::nic::problems(config));
     check.system();
+    check.found.extend(super::confine::problems(config));
     for (field, why) in config.limits.problems() {
         check.add(format!("limits.{field}"), why);
     }

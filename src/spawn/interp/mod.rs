@@ -25,6 +25,7 @@ mod mounts;
 mod ops;
 mod socket;
 pub(crate) mod syscall;
+mod verify;
 pub(crate) mod window;
 
 #[cfg(feature = "fuzzing")]
@@ -175,6 +176,7 @@ impl Interp {
                     0
                 }
                 code::NEXT_PLAN => self.next_plan(),
+                code::KEYRING => verify::new_keyring(),
                 code::NETWORK_SOCKET => self.network_socket(),
                 code::KEEP_TERMINALS => self.keep(a as usize, b as usize, self.fd(c), d, self.fd(e)),
                 code::EXEC => self.exec(a, b, c),

@@ -213,7 +213,16 @@ fn root_of_a_user_namespace_comes_first() {
     each(8, |ops| {
         let root = ops.first("set_ids", "uid=0 gid=0")?;
         // Joining, and clocks that stand once a process has ids, are all that may come before.
-        let before = ["prctl", "setns", "clone_sibling", "barrier", "unshare", "write_file"];
+        let before = [
+            "prctl",
+            "setns",
+            "clone_sibling",
+            "barrier",
+            "unshare",
+            "enter_kernel",
+            "write_file",
+            "keyring",
+        ];
         for (name, args) in &ops.lines[..root] {
             assert!(before.contains(name), "{}: {name} {args}", ops.built.name);
         }
