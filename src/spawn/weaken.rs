@@ -29,7 +29,7 @@ pub enum Weaken {
     Unverified,
     /// The program keeps the host's session keyring.
     HostKeyring,
-    /// The program gets all its capabilities inheritable.
+    /// The program has `CAP_NET_RAW` inheritable.
     Inheritable,
     /// The host's /sys is not made read-only.
     WritableSys,
@@ -93,11 +93,7 @@ impl Plan {
                     self.remove(at);
                 }
             }
-            Weaken::Inheritable => {
-                for op in self.ops_mut().iter_mut().filter(|op| op.code == code::CAPS) {
-                    op.args[2] = op.args[1];
-                }
-            }
+            Weaken::Inheritable => self.inherit(),
             Weaken::WritableSys => {
                 if let Some(at) = self.find(code::MOUNT_SETATTR_PATH, "/sys") {
                     self.remove(at);
@@ -133,6 +129,17 @@ impl Plan {
             self.insert(at + 1, "show this process", code::PRCTL, [PR_SET_DUMPABLE, 1, 0, 0, 0]);
             from = at + 2;
         }
+    }
+
+    /// While all capabilities are held: later, without them, no more can be made inheritable.
+    fn inherit(&mut self) {
+        const NET_RAW: u64 = 1 << 13;
+        let Some(bound) = self.first(code::BOUNDING_SET) else { return };
+        let all = self.ops()[bound].args[0];
+        for op in self.ops_mut().iter_mut().filter(|op| op.code == code::CAPS) {
+            op.args[2] = NET_RAW;
+        }
+        self.insert(bound + 1, "make a capability inheritable", code::CAPS, [all, all, NET_RAW, 0, 0]);
     }
 
     fn trust(&mut self) {

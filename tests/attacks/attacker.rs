@@ -24,7 +24,82 @@ pub(crate) fn run(task: &str) {
         ["look-at-newcomer", rest @ ..] => look_at_newcomer(rest.first().copied()),
         ["overwrite-stdin"] => overwrite("/proc/self/fd/0"),
         ["overwrite-exe-of-others"] => overwrite_exe_of_others(),
+        ["give-capability", path] => {
+            // Version 2, CAP_NET_RAW inheritable, effective at once.
+            let value = [0x0200_0001_u32, 0, 1 << 13, 0, 0].map(u32::to_le_bytes).concat();
+            let flags = rustix::fs::XattrFlags::empty();
+            tell(format!(
+                "given {}",
+                name(rustix::fs::setxattr(*path, "security.capability", &value, flags))
+            ));
+        }
+        ["read-key"] => tell(format!("key {}", name(read_key()))),
+        ["swap", one, other] => swap(one, other),
+        ["replace", dir, to] => replace(dir, to),
         other => panic!("no such task: {other:?}"),
+    }
+}
+
+const KEY: &std::ffi::CStr = c"stockade-test-key";
+const KEY_SPEC_SESSION_KEYRING: nix::libc::c_long = -3;
+
+fn errno(ret: nix::libc::c_long) -> Result<nix::libc::c_long, Errno> {
+    if ret >= 0 { Ok(ret) } else { Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap()) }
+}
+
+/// Gives this process a session keyring with a secret in it.
+pub(crate) fn store_key() {
+    use nix::libc;
+    const JOIN_SESSION_KEYRING: libc::c_long = 1;
+    // SAFETY: no name; a type, a description and a payload of the length given.
+    let key = unsafe {
+        errno(libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, 0)).unwrap();
+        libc::syscall(
+            libc::SYS_add_key,
+            c"user".as_ptr(),
+            KEY.as_ptr(),
+            c"x".as_ptr(),
+            1,
+            KEY_SPEC_SESSION_KEYRING,
+        )
+    };
+    errno(key).unwrap();
+}
+
+/// Looks for that secret in the session keyring, and reads it.
+fn read_key() -> Result<(), Errno> {
+    use nix::libc;
+    const SEARCH: libc::c_long = 10;
+    const READ: libc::c_long = 11;
+    let mut buf = [0_u8; 8];
+    // SAFETY: a type and a description; a live buffer of the length given.
+    unsafe {
+        let kind = c"user".as_ptr();
+        let key = libc::syscall(libc::SYS_keyctl, SEARCH, KEY_SPEC_SESSION_KEYRING, kind, KEY.as_ptr(), 0);
+        let key = errno(key)?;
+        errno(libc::syscall(libc::SYS_keyctl, READ, key, buf.as_mut_ptr(), buf.len())).map(drop)
+    }
+}
+
+/// Puts a link to `to` in the place of a directory, and the directory back, over and over; both may come and go.
+fn replace(dir: &str, to: &str) {
+    let kept = format!("{to}-kept-{}", std::process::id());
+    let end = Instant::now() + Duration::from_secs(120);
+    while Instant::now() < end {
+        if fs::rename(dir, &kept).is_ok() {
+            let _ = std::os::unix::fs::symlink(to, dir);
+            let _ = fs::remove_file(dir);
+            let _ = fs::rename(&kept, dir);
+            let _ = fs::remove_dir_all(&kept);
+        }
+    }
+}
+
+/// Swaps two names for as long as it lives.
+fn swap(one: &str, other: &str) {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    loop {
+        renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE).unwrap();
     }
 }
 

@@ -3,11 +3,12 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 
-use stockade::Error;
 use stockade::container::{Container, ContainerBuilder, Mount};
 use stockade::instance::{ExecOptions, Stdio};
+use stockade::{Error, Rootfs};
 use tempfile::TempDir;
 
 /// What a file of the host holds that nobody in a container may read or change.
@@ -46,6 +47,39 @@ impl HostFiles {
 /// Gives everybody the right to look into a directory, which an id map inside needs.
 pub(crate) fn open_to_all(dir: &Path) {
     fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// A root file system of its own for one test, on which the host can let a child go on that waits at `/hold`.
+pub(crate) struct Root(tempfile::TempDir);
+
+impl Root {
+    pub(crate) fn new() -> Self {
+        let dir = tempfile::Builder::new().prefix("stockade-test-").tempdir().unwrap();
+        let from = support::fixture("busybox").unwrap().join(".");
+        assert!(Command::new("cp").arg("-a").arg(from).arg(dir.path()).status().unwrap().success());
+        open_to_all(dir.path());
+        assert!(
+            Command::new("mkfifo")
+                .args(["-m", "666"])
+                .arg(dir.path().join("hold"))
+                .status()
+                .unwrap()
+                .success()
+        );
+        Self(dir)
+    }
+
+    pub(crate) fn container(&self, name: &str) -> ContainerBuilder {
+        crate::rig::busybox(name).rootfs(Rootfs::dir(self.0.path()))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    pub(crate) fn release(&self) {
+        drop(std::fs::File::open(self.0.path().join("hold")).unwrap());
+    }
 }
 
 /// Gives the container this very program at `/attacker`, with what it is linked to.

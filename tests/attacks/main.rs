@@ -7,8 +7,12 @@ mod again;
 mod attacker;
 mod descriptors;
 mod executable;
+mod host_files;
 mod inside;
+mod mounts;
+mod privileges;
 mod procfs;
+mod races;
 #[path = "../rig/mod.rs"]
 mod rig;
 

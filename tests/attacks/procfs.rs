@@ -13,9 +13,9 @@ use nix::libc;
 use stockade::container::{Container, ContainerBuilder, SystemConfig};
 use stockade::instance::{ExecOptions, StartOptions};
 use stockade::namespaces::{NamespaceKind, NamespaceSource, Target};
-use stockade::{Error, Hold, Rootfs, Weaken};
+use stockade::{Error, Hold, Weaken};
 
-use crate::inside::{first_pid, open_to_all};
+use crate::inside::{Root, first_pid};
 use crate::rig::{Rig, busybox, end, sh};
 
 /// How long the attacker's part may take.
@@ -26,35 +26,6 @@ fn second(config: ContainerBuilder) -> ContainerBuilder {
     [NamespaceKind::User, NamespaceKind::Pid].into_iter().fold(config, |config, kind| {
         config.namespace(kind, NamespaceSource::Join(Target::Instance("first".parse().unwrap())))
     })
-}
-
-/// A root file system of its own for one test, on which the host can let a child go on that waits at `/hold`.
-struct Root(tempfile::TempDir);
-
-impl Root {
-    fn new() -> Self {
-        let dir = tempfile::Builder::new().prefix("stockade-test-").tempdir().unwrap();
-        let from = support::fixture("busybox").unwrap().join(".");
-        assert!(Command::new("cp").arg("-a").arg(from).arg(dir.path()).status().unwrap().success());
-        open_to_all(dir.path());
-        assert!(
-            Command::new("mkfifo")
-                .args(["-m", "666"])
-                .arg(dir.path().join("hold"))
-                .status()
-                .unwrap()
-                .success()
-        );
-        Self(dir)
-    }
-
-    fn container(&self, name: &str) -> ContainerBuilder {
-        busybox(name).rootfs(Rootfs::dir(self.0.path()))
-    }
-
-    fn release(&self) {
-        drop(std::fs::File::open(self.0.path().join("hold")).unwrap());
-    }
 }
 
 /// Waits for a process that came from outside of the pid namespace, and until it stands still; then does `script` among
@@ -236,7 +207,7 @@ fn cve_2025_52565_a_console_is_the_terminal_that_was_made() {
 }
 
 /// The child of this process that sets itself up, once it stands still.
-fn standing_still() -> u32 {
+pub(crate) fn standing_still() -> u32 {
     let own = std::process::id().to_string();
     let is_ours = |stat: &str| {
         let mut words = stat.rsplit(") ").next().unwrap().split(' ');
