@@ -9,6 +9,7 @@ mod descriptors;
 mod executable;
 mod host_files;
 mod inside;
+mod labels;
 mod mounts;
 mod privileges;
 mod procfs;

@@ -126,6 +126,13 @@ pub struct Parts {
     kernel: kernel::Kernel,
 }
 
+impl Parts {
+    /// The program that loads AppArmor's profiles.
+    pub fn apparmor_parser(&self) -> Result<std::path::PathBuf> {
+        self.tools.path(tools::APPARMOR_PARSER)
+    }
+}
+
 /// Finds or fetches QEMU and the kernel.
 pub fn prepare(options: &Options) -> Result<Parts> {
     if !cfg!(target_arch = "x86_64") {
