@@ -3,14 +3,14 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use super::config::{ContainerConfig, SeccompConfig};
 use super::streams::Stream;
 use crate::caps::{CapSet, CapabilitySets, Securebits};
 use crate::error::Result;
-use crate::process::{Personality, Resource, Rlimit, SecurityLabel, Umask, User};
+use crate::process::{Landlock, Personality, Resource, Rlimit, SecurityLabel, Umask, User};
 use crate::runtime::Host;
 use crate::seccomp::{Filter, Policy};
 use crate::spawn::{CapMasks, KernelFs, Plan};
@@ -28,6 +28,7 @@ pub(super) struct Settings {
     no_new_privs: bool,
     seccomp: SeccompConfig,
     label: Option<SecurityLabel>,
+    landlock: Option<Landlock>,
     personality: Personality,
 }
 
@@ -48,6 +49,8 @@ pub(super) struct Tail {
     no_new_privs: bool,
     seccomp: Option<Filter>,
     label: Option<SecurityLabel>,
+    /// The rights that are restricted, and the rules.
+    landlock: Option<(u64, Vec<(Vec<u8>, u64)>)>,
     /// Whether the host takes the filter's notify descriptor. Otherwise calls that it would be asked about fail
     /// with `ENOSYS`, which is the kernel's answer without a listener.
     pub(super) listens: bool,
@@ -73,6 +76,7 @@ impl Settings {
             no_new_privs: config.no_new_privs,
             seccomp: config.seccomp.clone(),
             label: config.label.clone(),
+            landlock: config.landlock.clone(),
             personality: config.personality,
         }
     }
@@ -91,6 +95,14 @@ impl Settings {
         if let Some(label) = &self.label {
             label.check_host()?;
         }
+        let landlock = match &self.landlock {
+            Some(rules) => {
+                let (handled, rules) = rules.for_kernel()?;
+                let owned = |(path, access): (&Path, u64)| (path.as_os_str().as_bytes().to_vec(), access);
+                Some((handled, rules.into_iter().map(owned).collect()))
+            }
+            None => None,
+        };
         Ok(Tail {
             args: self.args.into_iter().map(OsString::into_vec).collect(),
             env: self.env.iter().map(|(k, v)| [k.as_bytes(), b"=", v.as_bytes()].concat()).collect(),
@@ -104,6 +116,7 @@ impl Settings {
             no_new_privs: self.no_new_privs,
             seccomp: filter(&self.seccomp)?,
             label: self.label,
+            landlock,
             listens: false,
             console: false,
             bounded: false,
@@ -155,6 +168,11 @@ pub(super) fn tail(plan: &mut Plan, streams: &[Stream; 3], t: &Tail) {
     }
     if t.cwd.as_os_str() != OsStr::new("/") {
         plan.working_dir(t.cwd.as_os_str().as_bytes());
+    }
+    // It takes CAP_SYS_ADMIN too, and the rights to find the paths of its rules.
+    if let Some((handled, rules)) = &t.landlock {
+        let rules: Vec<(&[u8], u64)> = rules.iter().map(|(path, access)| (&**path, *access)).collect();
+        plan.landlock(*handled, &rules);
     }
     // Without no_new_privs a filter needs CAP_SYS_ADMIN, which goes below.
     if !t.no_new_privs {

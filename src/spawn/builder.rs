@@ -1,6 +1,5 @@
 //! The operations of a plan, typed: one method for each op of [`code`], each with what to say when it fails.
 
-use rustix::fs::ResolveFlags;
 use rustix::mount::MountFlags;
 
 use super::interp::abi::{code, on_error};
@@ -34,32 +33,6 @@ pub(crate) enum FsConfig<'a> {
     Create,
 }
 
-/// The number of the null device, 1:3.
-const NULL_DEVICE: u64 = libc::makedev(1, 3);
-
-/// A file system of the kernel's, at its usual place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum KernelFs {
-    Proc,
-    Sys,
-}
-
-impl KernelFs {
-    pub(crate) fn path(self) -> &'static str {
-        match self {
-            Self::Proc => "/proc",
-            Self::Sys => "/sys",
-        }
-    }
-
-    fn magic(self) -> u64 {
-        match self {
-            Self::Proc => libc::PROC_SUPER_MAGIC as u64,
-            Self::Sys => libc::SYSFS_MAGIC as u64,
-        }
-    }
-}
-
 /// What covers a masked file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum MaskFrom {
@@ -79,11 +52,11 @@ pub(crate) struct CapMasks {
 }
 
 impl Plan {
-    fn none(&mut self, what: &'static str, code: u16, args: [u64; 5]) {
+    pub(super) fn none(&mut self, what: &'static str, code: u16, args: [u64; 5]) {
         self.push(what, At::default(), code, args);
     }
 
-    fn on(&mut self, what: &'static str, object: At, code: u16, args: [u64; 5]) {
+    pub(super) fn on(&mut self, what: &'static str, object: At, code: u16, args: [u64; 5]) {
         self.push(what, object, code, args);
     }
 
@@ -302,48 +275,6 @@ impl Plan {
         self.tolerate(Tolerate::Missing);
     }
 
-    /// Hides the file or directory at `path`.
-    pub(crate) fn mask_path(&mut self, path: impl AsRef<[u8]>, from: MaskFrom) {
-        self.mask_path_in(path, "", from);
-    }
-
-    /// As [`mask_path`](Self::mask_path), with `path` looked up from the working directory, which is `dir`.
-    pub(crate) fn mask_path_in(&mut self, path: impl AsRef<[u8]>, dir: &str, from: MaskFrom) {
-        let (shown, at) = self.text_below(path, dir);
-        let source = match from {
-            MaskFrom::DevNull => self.text("/dev/null"),
-            MaskFrom::Nothing => At::default(),
-        };
-        self.on("mask path", shown, code::MASK, [at.into(), source.into(), NULL_DEVICE, 0, 0]);
-        self.tolerate(Tolerate::Missing);
-    }
-
-    /// The whole path, and what of it is below `dir`.
-    fn text_below(&mut self, path: impl AsRef<[u8]>, dir: &str) -> (At, At) {
-        let below = path.as_ref().strip_prefix(dir.as_bytes()).and_then(|rest| rest.strip_prefix(b"/"));
-        let skipped = below.filter(|_| !dir.is_empty()).map_or(0, |below| path.as_ref().len() - below.len());
-        let shown = self.text(path);
-        (shown, At(shown.0 + skipped as u32))
-    }
-
-    /// Goes to the top directory of procfs or sysfs, and makes sure that it is that.
-    pub(crate) fn enter_kernel(&mut self, fs: KernelFs) {
-        let at = self.text(fs.path());
-        let what = "enter a directory of the kernel";
-        self.on(what, at, code::ENTER_KERNEL, [at.into(), fs.magic(), 0, 0, 0]);
-    }
-
-    /// Makes sure that a device is what it is taken for.
-    pub(crate) fn check_device(&mut self, path: &str, device: u64) {
-        let at = self.text(path);
-        self.on("check a device", at, code::CHECK_DEVICE, [at.into(), device, 0, 0, 0]);
-    }
-
-    /// Gives the process a session keyring of its own.
-    pub(crate) fn keyring(&mut self) {
-        self.none("make a session keyring", code::KEYRING, [0; 5]);
-    }
-
     pub(crate) fn fsopen(&mut self, what: &'static str, fstype: &str) -> Fd {
         let at = self.text(fstype);
         self.on(what, at, code::FSOPEN, [at.into(), 0, 0, 0, 0]);
@@ -423,15 +354,6 @@ impl Plan {
 
     pub(crate) fn dup_to(&mut self, what: &'static str, from: Fd, to: u32) {
         self.none(what, code::DUP_TO, [from.encode(), u64::from(to), 0, 0, 0]);
-    }
-
-    /// Writes to a file of procfs, where the working directory is [`KernelFs::Proc`]: to that file, and not to what
-    /// somebody has mounted over it.
-    pub(crate) fn write_proc(&mut self, what: &'static str, path: &str, data: &[u8]) {
-        let (shown, at) = self.text_below(path, KernelFs::Proc.path());
-        let bytes = self.bytes(data);
-        let resolve = (ResolveFlags::BENEATH | ResolveFlags::NO_XDEV | ResolveFlags::NO_MAGICLINKS).bits();
-        self.on(what, shown, code::WRITE_FILE, [at.into(), bytes.into(), data.len() as u64, resolve, 0]);
     }
 
     pub(crate) fn create_file(&mut self, what: &'static str, path: &str, data: &[u8], mode: u32) {

@@ -84,6 +84,7 @@ fn row(op: u16) -> (&'static str, &'static [Arg]) {
         code::WRITE_FILE => ("write_file", &[Text("path"), Data("data"), Skip, Hex("resolve")]),
         code::CREATE_FILE => ("create_file", &[Text("path"), Data("data"), Skip, Octal("mode")]),
         code::KEYRING => ("keyring", &[]),
+        code::LANDLOCK => ("landlock", &[Hex("handled"), Skip, Number("rules")]),
         code::ENTER_KERNEL => ("enter_kernel", &[Text("path"), Hex("magic")]),
         code::CHECK_DEVICE => ("check_device", &[Text("path"), Hex("device")]),
         code::CLOSE_OTHERS => ("close_others", &[]),

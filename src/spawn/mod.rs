@@ -2,6 +2,7 @@
 //! forked child. The conversation between the two is drawn in [`interp`].
 
 mod builder;
+mod checked;
 mod child;
 #[cfg(any(test, feature = "fuzzing"))]
 mod dump;
@@ -18,7 +19,8 @@ mod spawner;
 #[cfg(feature = "attacks")]
 mod weaken;
 
-pub(crate) use builder::{CapMasks, FsConfig, KernelFs, MaskFrom, Mount, Tolerate};
+pub(crate) use builder::{CapMasks, FsConfig, MaskFrom, Mount, Tolerate};
+pub(crate) use checked::KernelFs;
 pub(crate) use child::{Child, Readiness, wait_for};
 pub use fault::Fault;
 pub(crate) use fault::Hooks;

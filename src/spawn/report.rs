@@ -151,6 +151,9 @@ fn hint(e: Error, op: u16, errno: Errno) -> Error {
         (code::MASK | code::CHECK_DEVICE | code::TERMINAL, Errno::XDEV) => {
             e.detail("something else was put in the place of a device while the container was being set up")
         }
+        (code::LANDLOCK, Errno::NOENT | Errno::LOOP | Errno::NOTDIR) => {
+            e.with_kind(ErrorKind::InvalidConfig).hint("every path of a rule must be there in the root file system")
+        }
         (code::KEYRING, Errno::DQUOT) => e.hint(
             "the user has as many keys as kernel.keys.maxkeys lets him; raise it, or let the container keep the host's \
              keyring (SessionKeyring::Host)",

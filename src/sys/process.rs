@@ -32,6 +32,21 @@ pub(crate) fn has_keyrings() -> bool {
     !matches!(found, Err(Errno::NOSYS | Errno::PERM))
 }
 
+/// The version of Landlock's interface that this kernel has (`landlock_create_ruleset(2)`).
+pub(crate) fn landlock_abi() -> Result<u32, Errno> {
+    const CREATE_RULESET_VERSION: u32 = 1;
+    // SAFETY: no attributes are given; nothing is made.
+    let version = check(unsafe {
+        libc::syscall(
+            libc::SYS_landlock_create_ruleset,
+            std::ptr::null::<u8>(),
+            0_usize,
+            CREATE_RULESET_VERSION,
+        )
+    })?;
+    Ok(u32::try_from(version).unwrap_or(0))
+}
+
 /// Gives the calling thread a copy of its mounts, and a root and working directory of its own (`unshare(2)`).
 pub(crate) fn unshare_mounts() -> Result<(), Errno> {
     let flags = rustix::thread::UnshareFlags::FS | rustix::thread::UnshareFlags::NEWNS;

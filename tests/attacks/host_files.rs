@@ -31,7 +31,7 @@ fn cve_2015_1331_files_of_the_runtime_are_not_made_through_links() {
     support::require_root!();
     let files = HostFiles::new();
     let shared = tempfile::Builder::new().prefix("stockade-test-").tempdir().unwrap();
-    fs::set_permissions(shared.path(), fs::Permissions::from_mode(0o1777)).unwrap();
+    fs::set_permissions(shared.path(), fs::Permissions::from_mode(0o777)).unwrap();
     let good = support::private_dirs();
     let open = |run: &Path| Runtime::builder().state_dir(good.state()).run_dir(run).open();
     // A link in the place of the directory.

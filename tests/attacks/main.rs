@@ -10,6 +10,7 @@ mod executable;
 mod host_files;
 mod inside;
 mod labels;
+mod landlock;
 mod mounts;
 mod privileges;
 mod procfs;

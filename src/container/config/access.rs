@@ -16,7 +16,7 @@ use crate::instance::{CpuNodes, Cpus};
 use crate::name::InstanceId;
 use crate::namespaces::{NamespaceKind, NamespaceSet, NamespaceSource, Privilege};
 use crate::process::{
-    OomScoreAdj, Personality, Resource, Rlimit, SecurityLabel, SessionKeyring, Sysctl, Umask, User,
+    Landlock, OomScoreAdj, Personality, Resource, Rlimit, SecurityLabel, SessionKeyring, Sysctl, Umask, User,
 };
 use crate::rootfs::{Rootfs, standard};
 
@@ -126,6 +126,11 @@ impl ContainerConfig {
     /// The label of a security module that its programs run under.
     pub fn label(&self) -> Option<&SecurityLabel> {
         self.label.as_ref()
+    }
+
+    /// What its programs may do to files, by Landlock.
+    pub fn landlock(&self) -> Option<&Landlock> {
+        self.landlock.as_ref()
     }
 
     /// Whether no program in it gains privilege by being executed.

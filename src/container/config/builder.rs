@@ -16,7 +16,7 @@ use crate::instance::keys::LimitKeys;
 use crate::instance::{CpuNodes, Cpus};
 use crate::namespaces::{NamespaceKind, NamespaceSet, NamespaceSource, Privilege, TimeOffsets};
 use crate::process::{
-    OomScoreAdj, Personality, Resource, Rlimit, SecurityLabel, SessionKeyring, Sysctl, Umask, User,
+    Landlock, OomScoreAdj, Personality, Resource, Rlimit, SecurityLabel, SessionKeyring, Sysctl, Umask, User,
 };
 use crate::rootfs::Rootfs;
 
@@ -243,6 +243,12 @@ impl ContainerBuilder {
     /// standard mounts.
     pub fn label(mut self, label: SecurityLabel) -> Self {
         self.config.label = Some(label);
+        self
+    }
+
+    /// Sets what its programs may do to files, by Landlock.
+    pub fn landlock(mut self, rules: Landlock) -> Self {
+        self.config.landlock = Some(rules);
         self
     }
 

@@ -13,5 +13,13 @@ pub(super) fn problems(config: &ContainerConfig) -> Vec<Problem> {
             found.push(Problem::new("label", "is written through proc, which the standard mounts bring"));
         }
     }
+    if let Some(rules) = &config.landlock {
+        if let Err(e) = rules.validate() {
+            found.push(Problem::of("landlock", &e));
+        }
+        if config.system.is_some() {
+            found.push(Problem::new("landlock", "forbids mounting, which an init must do"));
+        }
+    }
     found
 }

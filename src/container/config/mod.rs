@@ -34,7 +34,7 @@ use crate::name::InstanceId;
 use crate::namespaces::{NamespaceKind, NamespaceSet, NamespaceSource, Privilege, Target};
 use crate::os_text;
 use crate::process::{
-    OomScoreAdj, Personality, Resource, Rlimit, SecurityLabel, SessionKeyring, Sysctl, Umask, User,
+    Landlock, OomScoreAdj, Personality, Resource, Rlimit, SecurityLabel, SessionKeyring, Sysctl, Umask, User,
 };
 use crate::rootfs::Rootfs;
 use crate::store::Durability;
@@ -135,6 +135,8 @@ pub struct ContainerConfig {
     pub(crate) seccomp: SeccompConfig,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) label: Option<SecurityLabel>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) landlock: Option<Landlock>,
     #[serde(default, skip_serializing_if = "is_default")]
     pub(crate) keyring: SessionKeyring,
 
@@ -202,6 +204,7 @@ impl ContainerConfig {
             no_new_privs: false,
             seccomp: SeccompConfig::default(),
             label: None,
+            landlock: None,
             keyring: SessionKeyring::Own,
             namespaces: NamespaceSet::default(),
             idmap: IdMapConfig::default(),

@@ -167,6 +167,8 @@ pub(crate) mod code {
     pub(crate) const KEEP_TERMINALS: u16 = 0x19;
     /// Gives the process a session keyring of its own, without a name.
     pub(crate) const KEYRING: u16 = 0x1a;
+    /// handled rights, @(path, rights) pairs, their number: Landlock, of the container's root
+    pub(crate) const LANDLOCK: u16 = 0x1b;
     /// errno to fail with, or 0 to end without a word: fault injection in tests
     pub(crate) const FAULT: u16 = 0x16;
 

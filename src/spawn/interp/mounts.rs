@@ -229,7 +229,7 @@ pub(super) fn statfs(fd: i32) -> Result<[u64; 15], isize> {
     if ret < 0 { Err(ret) } else { Ok(fs) }
 }
 
-unsafe fn open_in_root(path: *const u8) -> isize {
+pub(super) unsafe fn open_in_root(path: *const u8) -> isize {
     let how = [O_PATH_CLOEXEC as u64, 0, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS];
     let mut tries = 0;
     loop {

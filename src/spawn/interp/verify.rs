@@ -9,6 +9,7 @@ const AT_SYMLINK_NOFOLLOW: usize = 0x100;
 const STATX_TYPE_AND_INO: usize = 0x101;
 const S_IFMT: u16 = 0o170_000;
 const S_IFCHR: u16 = 0o020_000;
+const S_IFDIR: u16 = 0o040_000;
 /// The number of the top directory of procfs and of sysfs.
 const TOP: u64 = 1;
 
@@ -27,13 +28,17 @@ mod libc_flags {
 #[derive(Clone, Copy)]
 pub(super) struct Status {
     ino: u64,
-    is_char_device: bool,
+    kind: u16,
     device: (u32, u32),
 }
 
 impl Status {
+    pub(super) fn is_dir(&self) -> bool {
+        self.kind == S_IFDIR
+    }
+
     pub(super) fn is_device(&self, device: u64) -> bool {
-        self.is_char_device && self.device == split(device)
+        self.kind == S_IFCHR && self.device == split(device)
     }
 }
 
@@ -59,7 +64,7 @@ pub(super) unsafe fn status(dir: usize, path: *const u8, flags: usize) -> Result
     // Fields by their place in the structure: the type at byte 28, inode at 32, device at 128.
     let mode = (stx[3] >> 32) as u16;
     let (major, minor) = (stx[16] as u32, (stx[16] >> 32) as u32);
-    Ok(Status { ino: stx[4], is_char_device: mode & S_IFMT == S_IFCHR, device: (major, minor) })
+    Ok(Status { ino: stx[4], kind: mode & S_IFMT, device: (major, minor) })
 }
 
 /// Goes to the top directory of a file system of the kernel's at `path`. What is looked up from there cannot be led astray
