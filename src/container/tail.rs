@@ -32,6 +32,14 @@ pub(super) struct Settings {
     personality: Personality,
 }
 
+/// Rules of Landlock in the kernel's numbers.
+#[derive(Clone, Debug)]
+struct FileRules {
+    /// The rights that are restricted.
+    handled: u64,
+    rules: Vec<(Vec<u8>, u64)>,
+}
+
 /// The same as the plan wants it.
 #[derive(Clone, Debug)]
 pub(super) struct Tail {
@@ -49,8 +57,7 @@ pub(super) struct Tail {
     no_new_privs: bool,
     seccomp: Option<Filter>,
     label: Option<SecurityLabel>,
-    /// The rights that are restricted, and the rules.
-    landlock: Option<(u64, Vec<(Vec<u8>, u64)>)>,
+    landlock: Option<FileRules>,
     /// Whether the host takes the filter's notify descriptor. Otherwise calls that it would be asked about fail
     /// with `ENOSYS`, which is the kernel's answer without a listener.
     pub(super) listens: bool,
@@ -99,7 +106,7 @@ impl Settings {
             Some(rules) => {
                 let (handled, rules) = rules.for_kernel()?;
                 let owned = |(path, access): (&Path, u64)| (path.as_os_str().as_bytes().to_vec(), access);
-                Some((handled, rules.into_iter().map(owned).collect()))
+                Some(FileRules { handled, rules: rules.into_iter().map(owned).collect() })
             }
             None => None,
         };
@@ -170,7 +177,7 @@ pub(super) fn tail(plan: &mut Plan, streams: &[Stream; 3], t: &Tail) {
         plan.working_dir(t.cwd.as_os_str().as_bytes());
     }
     // It takes CAP_SYS_ADMIN too, and the rights to find the paths of its rules.
-    if let Some((handled, rules)) = &t.landlock {
+    if let Some(FileRules { handled, rules }) = &t.landlock {
         let rules: Vec<(&[u8], u64)> = rules.iter().map(|(path, access)| (&**path, *access)).collect();
         plan.landlock(*handled, &rules);
     }

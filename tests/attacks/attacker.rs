@@ -146,7 +146,7 @@ fn look_at_newcomer(secret: Option<&str>) {
         for up in 0..12 {
             let path = format!("./{}{secret}", "../".repeat(up));
             let file = rustix::fs::openat(&taken, path, OFlags::RDONLY, Mode::empty());
-            if let Ok(text) = file.map(File::from).and_then(|f| Ok(std::io::read_to_string(f).unwrap())) {
+            if let Ok(text) = file.map(|f| std::io::read_to_string(File::from(f)).unwrap()) {
                 tell(format!("secret {text}"));
                 return;
             }
