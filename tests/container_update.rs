@@ -32,6 +32,14 @@ fn record(rig: &Rig, name: &str) -> PathBuf {
     rig.dirs.state().join(format!("instances/default/{name}/record.json"))
 }
 
+/// Where the record of its run is, and its text: a link's, where that is long enough for it.
+fn run_record(rig: &Rig, name: &str) -> (PathBuf, String) {
+    let path = rig.dirs.run().join(format!("instances/default/{name}/run.json"));
+    let text = fs::read_link(&path)
+        .map_or_else(|_| fs::read_to_string(&path).unwrap(), |link| link.to_str().unwrap().to_owned());
+    (path, text)
+}
+
 fn none(skipped: Vec<Skipped>) {
     assert!(skipped.is_empty(), "{skipped:?}");
 }
@@ -57,6 +65,22 @@ fn of_a_stopped_container_the_record_changes() {
     assert_eq!(*c.config().limits(), both.patched(&Limits::new().pids_max(Limit::Max)));
     end(c);
     again.close();
+    rig.end();
+}
+
+#[test]
+fn what_another_runtime_wrote_of_the_run_stays() {
+    let Some(rig) = Rig::new() else { return };
+    let c = rig.run(busybox("known"));
+    let (path, text) = run_record(&rig, "known");
+    assert!(!text.contains("reboots"), "{text}");
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, text.replace("\"record\":{", "\"record\":{\"reboots\":[1],")).unwrap();
+    let limits = Limits::new().cpu_weight(50_u32);
+    c.update_with(UpdateOptions::new(limits).enforce(Enforce::BestEffort)).unwrap();
+    let text = run_record(&rig, "known").1;
+    assert!(text.contains("\"reboots\":[1]") && !text.contains("updating"), "{text}");
+    end(c);
     rig.end();
 }
 
@@ -205,9 +229,7 @@ fn a_change_that_a_crash_cut_short_is_finished_by_the_next_runtime() {
     let c = first.create(config.build().unwrap()).unwrap();
     c.start().unwrap();
     // The state between two steps: the run says that a change is on its way, the record has the new limits.
-    let run = rig.dirs.run().join("instances/default/cut/run.json");
-    let text = fs::read_link(&run)
-        .map_or_else(|_| fs::read_to_string(&run).unwrap(), |link| link.to_str().unwrap().to_owned());
+    let (run, text) = run_record(&rig, "cut");
     fs::remove_file(&run).unwrap();
     fs::write(&run, text.replace("\"record\":{", "\"record\":{\"updating\":true,")).unwrap();
     let path = record(&rig, "cut");

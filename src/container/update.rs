@@ -204,9 +204,13 @@ impl Container {
         if !matches!(&*run, Run::Live(now) if Arc::ptr_eq(now, live)) {
             return Ok(());
         }
-        let record =
-            RunRecord { updating: pending == Pending::Yes, skipped: live.skipped(), ..live.record.clone() };
-        self.runtime.inner().store.save_run(&self.id(), self.config().durability(), &record)
+        let store = &self.runtime.inner().store;
+        // Another runtime may have written meanwhile: what it knows stays, and the end of the run, too.
+        let now =
+            store.load_run(&self.id())?.filter(|now| now.is_same_run(&live.record) && now.exit.is_none());
+        let Some(now) = now else { return Ok(()) };
+        let record = RunRecord { updating: pending == Pending::Yes, skipped: live.skipped(), ..now };
+        store.save_run(&self.id(), self.config().durability(), &record)
     }
 
     /// Brings a running container to what its record says, where a change was on its way when its host died. What the

@@ -280,7 +280,8 @@ impl Started {
         if let Some(lent) = self.lent.take() {
             lent.take_back();
         }
-        if let Some(joiner) = self.joiner.take() {
+        // Out of time here it is still ours, to be reaped with `self`.
+        if let Some(joiner) = &self.joiner {
             joiner.wait(deadline, cancel)?;
         }
         match self.child.take() {

@@ -22,6 +22,7 @@ mod peers;
 mod report;
 mod row;
 pub mod unpack;
+pub mod vm;
 
 use std::path::PathBuf;
 use std::process::Command;
