@@ -447,8 +447,9 @@ impl Builder<'_> {
         };
         let mut found: Vec<_> = paths.iter().map(|path| (place_of(path), path.clone())).collect();
         found.sort_by_key(|(place, _)| match place {
-            Some(KernelFs::Proc) => 0,
-            Some(KernelFs::Sys) => 1,
+            // What comes next begins in procfs.
+            Some(KernelFs::Sys) => 0,
+            Some(KernelFs::Proc) => 1,
             None => 2,
         });
         found
