@@ -278,6 +278,10 @@ fn set_id_programs_of_a_container_are_out_of_reach_for_users_of_the_host() {
     above.iter().for_each(|dir| open_to_all(dir));
     let out = run().unwrap();
     assert!(out.status.success(), "weakened, a user of the host can execute it: {out:?}");
+    // The next runtime takes the way away again, whatever is above.
+    let other = Runtime::builder().state_dir(rig.dirs.state()).run_dir(rig.dirs.run()).open().unwrap();
+    assert_eq!(run().unwrap_err().raw_os_error(), Some(libc::EACCES));
+    other.close();
     for (dir, mode) in above.iter().zip(modes) {
         fs::set_permissions(dir, mode).unwrap();
     }
