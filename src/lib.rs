@@ -155,6 +155,9 @@ pub use runtime::{Manager, SystemdScope};
 pub use signal::Signal;
 #[doc(hidden)]
 pub use spawn::Fault;
+#[cfg(feature = "attacks")]
+#[doc(hidden)]
+pub use spawn::{Hold, Weaken};
 #[cfg(feature = "vm")]
 pub use vm::{Vm, VmConfig};
 

@@ -26,9 +26,9 @@ use crate::idmap::SetGroups;
 use crate::instance::{self, ExecOptions, Pipes};
 use crate::namespaces::{NamespaceKind, NamespaceSource};
 use crate::op::Deadline;
-use crate::process::User;
+use crate::process::{SessionKeyring, User};
 use crate::signal::Signal;
-use crate::spawn::{Child, Fd, Guests, Plan, Spec, launch};
+use crate::spawn::{Child, Fd, Guests, KernelFs, Plan, Spec, launch};
 use crate::sys::process::{PF_EXITING, process_flags};
 
 impl Container {
@@ -73,6 +73,7 @@ impl Container {
     pub(super) fn exec_in(&self, live: &Live, options: ExecOptions) -> Result<Process> {
         let config = self.config();
         let host = &self.runtime.inner().host;
+        let hooks = options.hooks();
         let deadline = Deadline::from(options.deadline);
         let cancel = options.cancel.clone();
         let (mut sources, pipes) = streams::open(options.stdin, options.stdout, options.stderr)?;
@@ -114,7 +115,8 @@ impl Container {
         // Before it hides itself, which makes its files in proc root's, and before it joins the user namespace,
         // where limits can no longer be raised.
         if let Some(value) = config.oom_score_adj {
-            plan.write_file(
+            plan.enter_kernel(KernelFs::Proc);
+            plan.write_proc(
                 "set oom_score_adj",
                 "/proc/self/oom_score_adj",
                 value.get().to_string().as_bytes(),
@@ -141,6 +143,9 @@ impl Container {
         if kinds & cgroup_kind != 0 {
             plan.setns("join the container's cgroup namespace", Fd::Slot(0), cgroup_kind);
         }
+        if config.keyring == SessionKeyring::Own && host.has_keyrings() {
+            plan.keyring();
+        }
         if has_users {
             plan.set_ids("become root of the user namespace", 0, 0);
             if groups {
@@ -149,9 +154,7 @@ impl Container {
         }
         plan.setsid();
         tail(&mut plan, &streams, &settings);
-        if let Some(fault) = options.fault {
-            fault.inject(&mut plan);
-        }
+        hooks.apply(&mut plan);
 
         let spec = Spec {
             strategy: host.strategy(),

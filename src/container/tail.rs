@@ -3,17 +3,17 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use super::config::{ContainerConfig, SeccompConfig};
 use super::streams::Stream;
 use crate::caps::{CapSet, CapabilitySets, Securebits};
 use crate::error::Result;
-use crate::process::{Personality, Resource, Rlimit, Umask, User};
+use crate::process::{Landlock, Personality, Resource, Rlimit, SecurityLabel, Umask, User};
 use crate::runtime::Host;
 use crate::seccomp::{Filter, Interception, Policy};
-use crate::spawn::{CapMasks, Plan};
+use crate::spawn::{CapMasks, KernelFs, Plan};
 
 /// How a program runs: what a configuration or an exec asks for.
 #[derive(Clone, Debug)]
@@ -28,7 +28,17 @@ pub(super) struct Settings {
     no_new_privs: bool,
     seccomp: SeccompConfig,
     intercept: Interception,
+    label: Option<SecurityLabel>,
+    landlock: Option<Landlock>,
     personality: Personality,
+}
+
+/// Rules of Landlock in the kernel's numbers.
+#[derive(Clone, Debug)]
+struct FileRules {
+    /// The rights that are restricted.
+    handled: u64,
+    rules: Vec<(Vec<u8>, u64)>,
 }
 
 /// The same as the plan wants it.
@@ -47,6 +57,8 @@ pub(super) struct Tail {
     securebits: Securebits,
     no_new_privs: bool,
     seccomp: Option<Filter>,
+    label: Option<SecurityLabel>,
+    landlock: Option<FileRules>,
     /// Whether the host takes the filter's notify descriptor. Otherwise calls that it would be asked about fail
     /// with `ENOSYS`, which is the kernel's answer without a listener.
     pub(super) listens: bool,
@@ -72,6 +84,8 @@ impl Settings {
             no_new_privs: config.no_new_privs,
             seccomp: config.seccomp.clone(),
             intercept: config.intercept.clone(),
+            label: config.label.clone(),
+            landlock: config.landlock.clone(),
             personality: config.personality,
         }
     }
@@ -87,6 +101,17 @@ impl Settings {
     }
 
     pub(super) fn tail(self, host: &Host, held: CapSet) -> Result<Tail> {
+        if let Some(label) = &self.label {
+            label.check_host()?;
+        }
+        let landlock = match &self.landlock {
+            Some(rules) => {
+                let (handled, rules) = rules.for_kernel()?;
+                let owned = |(path, access): (&Path, u64)| (path.as_os_str().as_bytes().to_vec(), access);
+                Some(FileRules { handled, rules: rules.into_iter().map(owned).collect() })
+            }
+            None => None,
+        };
         Ok(Tail {
             args: self.args.into_iter().map(OsString::into_vec).collect(),
             env: self.env.iter().map(|(k, v)| [k.as_bytes(), b"=", v.as_bytes()].concat()).collect(),
@@ -99,6 +124,8 @@ impl Settings {
             securebits: self.securebits,
             no_new_privs: self.no_new_privs,
             seccomp: filter(&self.seccomp, &self.intercept)?,
+            label: self.label,
+            landlock,
             listens: false,
             console: false,
             bounded: false,
@@ -143,8 +170,20 @@ pub(super) fn tail(plan: &mut Plan, streams: &[Stream; 3], t: &Tail) {
     plan.marker();
     // From here on nothing of the host is open, so that no path through /proc/self/fd leads to it.
     plan.close_others();
+    if let Some(label) = &t.label {
+        // Its mounts may be the work of whoever is in the container by now: the file must be the kernel's own.
+        let (path, text) = label.to_write();
+        plan.enter_kernel(KernelFs::Proc);
+        plan.write_proc(label.step(), path, &text);
+        plan.chdir("enter the root", "/");
+    }
     if t.cwd.as_os_str() != OsStr::new("/") {
         plan.working_dir(t.cwd.as_os_str().as_bytes());
+    }
+    // It takes CAP_SYS_ADMIN too, and the rights to find the paths of its rules.
+    if let Some(FileRules { handled, rules }) = &t.landlock {
+        let rules: Vec<(&[u8], u64)> = rules.iter().map(|(path, access)| (&**path, *access)).collect();
+        plan.landlock(*handled, &rules);
     }
     // Without no_new_privs a filter needs CAP_SYS_ADMIN, which goes below.
     if !t.no_new_privs {

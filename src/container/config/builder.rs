@@ -15,7 +15,9 @@ use crate::error::{Error, Result};
 use crate::instance::keys::LimitKeys;
 use crate::instance::{CpuNodes, Cpus};
 use crate::namespaces::{NamespaceKind, NamespaceSet, NamespaceSource, Privilege, TimeOffsets};
-use crate::process::{OomScoreAdj, Personality, Resource, Rlimit, Sysctl, Umask, User};
+use crate::process::{
+    Landlock, OomScoreAdj, Personality, Resource, Rlimit, SecurityLabel, SessionKeyring, Sysctl, Umask, User,
+};
 use crate::rootfs::Rootfs;
 use crate::seccomp::Interception;
 
@@ -253,6 +255,26 @@ impl ContainerBuilder {
     /// ```
     pub fn intercept(mut self, what: Interception) -> Self {
         self.config.intercept = what;
+        self
+    }
+
+    /// Sets the label that its programs run under, for AppArmor or SELinux. A start, and an exec, fails where the kernel
+    /// has not that module active, or the module does not know the label. It is written through `/proc`, so it needs the
+    /// standard mounts.
+    pub fn label(mut self, label: SecurityLabel) -> Self {
+        self.config.label = Some(label);
+        self
+    }
+
+    /// Sets what its programs may do to files, by Landlock.
+    pub fn landlock(mut self, rules: Landlock) -> Self {
+        self.config.landlock = Some(rules);
+        self
+    }
+
+    /// Sets which session keyring its programs have.
+    pub fn keyring(mut self, keyring: SessionKeyring) -> Self {
+        self.config.keyring = keyring;
         self
     }
 

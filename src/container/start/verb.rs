@@ -82,6 +82,7 @@ impl Container {
         self.check_interception(&config)?;
         self.enable_controllers(&config)?;
         let deadline = Deadline::from(options.deadline);
+        let hooks = options.hooks();
         let cancel = options.cancel;
         let (mut sources, mut pipes) = streams::open(options.stdin, options.stdout, options.stderr)?;
         if !config.may_open_null() {
@@ -168,7 +169,7 @@ impl Container {
             strategy: inner.host.strategy(),
             deadline,
             cancel: cancel.clone(),
-            fault: options.fault,
+            hooks,
             witness: Some(&noted),
         };
         let up = match parked {

@@ -214,8 +214,12 @@ pub(crate) mod code {
     /// first slot of the masters, their number, fd of a ring's file, its size, pidfd: keeps terminals until that process
     /// has ended, and does not come back. Sends MARKER first.
     pub(crate) const KEEP_TERMINALS: u16 = 0x19;
+    /// Gives the process a session keyring of its own, without a name.
+    pub(crate) const KEYRING: u16 = 0x1a;
+    /// handled rights, @(path, rights) pairs, their number: Landlock, of the container's root
+    pub(crate) const LANDLOCK: u16 = 0x1b;
     /// fd that goes to slot 0, first slot for descriptors that come with a list: closes all other slots, sends MARKER, does lists of system calls, and does not come back.
-    pub(crate) const ACT: u16 = 0x1a;
+    pub(crate) const ACT: u16 = 0x1c;
     /// errno to fail with, or 0 to end without a word: fault injection in tests
     pub(crate) const FAULT: u16 = 0x16;
 
@@ -237,8 +241,8 @@ pub(crate) mod code {
     pub(crate) const MOUNT_TOP: u16 = 0x47;
     /// @path: a recursive bind of itself, read-only
     pub(crate) const READ_ONLY: u16 = 0x48;
-    /// @path, @source: a file is hidden under `source`, or under an empty file where that is none; a directory under an
-    /// empty read-only tmpfs
+    /// @path, @source, device: a file is hidden under `source`, which must be that device unless 0 is given, or under an
+    /// empty file where there is no source; a directory under an empty read-only tmpfs
     pub(crate) const MASK: u16 = 0x49;
     /// @type
     pub(crate) const FSOPEN: u16 = 0x4a;
@@ -267,7 +271,7 @@ pub(crate) mod code {
     pub(crate) const OPEN: u16 = 0x65;
     /// fd, target number
     pub(crate) const DUP_TO: u16 = 0x66;
-    /// @path, @data, length: an existing file, one write
+    /// @path, @data, length, RESOLVE_* flags: an existing file, one write
     pub(crate) const WRITE_FILE: u16 = 0x67;
     /// @path, @data, length, mode: a new file
     pub(crate) const CREATE_FILE: u16 = 0x68;
@@ -275,10 +279,15 @@ pub(crate) mod code {
     pub(crate) const CLOSE_OTHERS: u16 = 0x69;
     /// Closes every descriptor but the socket and those in slots.
     pub(crate) const CLOSE_INHERITED: u16 = 0x6c;
-    /// @target: makes a terminal in /dev/pts, binds it to a new file `target`, sends TERMINAL
+    /// @target, 1 to make sure that what is bound is that terminal: makes one in /dev/pts, binds it to a new file
+    /// `target`, sends TERMINAL
     pub(crate) const TERMINAL: u16 = 0x6d;
     /// @path, @data, length: a file of the root file system gets this content, if it is there and can be written
     pub(crate) const WRITE_OVER: u16 = 0x6e;
+    /// @path, magic: chdir to the root of a file system of the kernel's, which it must be
+    pub(crate) const ENTER_KERNEL: u16 = 0x6b;
+    /// @path, device: fails with EXDEV unless it is that character device
+    pub(crate) const CHECK_DEVICE: u16 = 0x6f;
     /// @path: chdir, and the place must be reachable from the root
     pub(crate) const WORKING_DIR: u16 = 0x6a;
 }
