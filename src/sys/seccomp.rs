@@ -12,7 +12,7 @@ use super::raw::{check, last_errno};
 pub(crate) use libc::sock_filter as BpfInstruction;
 
 const NOTIF_RECV: libc::c_ulong = 0xC050_2100;
-const NOTIF_SEND: libc::c_ulong = 0xC018_2101;
+pub(crate) const NOTIF_SEND: libc::c_ulong = 0xC018_2101;
 const NOTIF_ID_VALID: libc::c_ulong = 0x4008_2102;
 const NOTIF_ADDFD: libc::c_ulong = 0x4018_2103;
 const NOTIF_SET_FLAGS: libc::c_ulong = 0x4008_2104;
@@ -47,6 +47,18 @@ pub(crate) struct Answer {
     /// 0, or an errno with a minus.
     pub(crate) error: i32,
     pub(crate) flags: u32,
+}
+
+impl Answer {
+    /// As the kernel reads it.
+    pub(crate) fn bytes(&self) -> [u8; 24] {
+        let mut out = [0; 24];
+        out[..8].copy_from_slice(&self.id.to_ne_bytes());
+        out[8..16].copy_from_slice(&self.value.to_ne_bytes());
+        out[16..20].copy_from_slice(&self.error.to_ne_bytes());
+        out[20..].copy_from_slice(&self.flags.to_ne_bytes());
+        out
+    }
 }
 
 /// `struct seccomp_notif_addfd`.

@@ -4,7 +4,7 @@
 //! checks the directory and finds the owner as it would for the caller; the one thing more that the helper may do is to make
 //! a device. Where the mount is `nodev`, or the file system holds no nodes, a node that works is mounted over it.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 
@@ -14,6 +14,7 @@ use crate::caps::{CapSet, Capability};
 use crate::cgroup::{DeviceAccess, DeviceKind};
 use crate::seccomp::hands::{Arg, Batch, Done, Hands};
 use crate::seccomp::notify::{Call, Response};
+use crate::sys::seccomp::NOTIF_SEND;
 
 /// Which of the two calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +64,15 @@ pub(super) fn answer(of: &Interceptor, call: &mut Call<'_>, form: Form) -> Resul
     let Some((parent, name)) = split(&path) else { return Ok(Response::Continue) };
     let actor = Actor::open(call, caller, dir, &path)?;
     let wanted = Wanted { actor: &actor, parent, name, mode, device };
+    if of.what.mknod == Nodes::Plain {
+        let success = call.success();
+        match call.hands().with(|hands| wanted.quickly(hands, success))? {
+            Ok(()) => return Ok(call.was_answered()),
+            Err(Errno::ACCESS) if wanted.may_override() => {}
+            Err(Errno::PERM | Errno::ACCESS) => return Ok(Response::Continue),
+            Err(errno) => return Ok(Response::errno(errno)),
+        }
+    }
     call.hands().with(|hands| wanted.make(of, hands))
 }
 
@@ -88,14 +98,6 @@ pub(super) fn split(path: &[u8]) -> Option<(&[u8], &[u8])> {
 
 impl Wanted<'_> {
     fn make(&self, of: &Interceptor, hands: &mut dyn Hands) -> Result<Response, Errno> {
-        if of.what.mknod == Nodes::Plain {
-            match self.quickly(hands)? {
-                Ok(()) => return Ok(Response::Value(0)),
-                Err(Errno::ACCESS) if self.may_override() => {}
-                Err(Errno::PERM | Errno::ACCESS) => return Ok(Response::Continue),
-                Err(errno) => return Ok(Response::errno(errno)),
-            }
-        }
         let (mut parent, mut made) = self.open_and_make(hands)?;
         if made == Err(Errno::ACCESS) {
             (parent, made) = self.make_by_capability(of, hands, parent)?;
@@ -125,17 +127,25 @@ impl Wanted<'_> {
         }
     }
 
-    /// Makes the node where nothing more is to be known: a refusal is the kernel's.
-    fn quickly(&self, hands: &mut dyn Hands) -> Result<Result<(), Errno>, Errno> {
-        let mut batch = Batch::new(2);
+    /// Makes the node where nothing more is to be known, and answers.
+    fn quickly(
+        &self,
+        hands: &mut dyn Hands,
+        (listener, success): (BorrowedFd<'_>, [u8; 24]),
+    ) -> Result<Result<(), Errno>, Errno> {
+        let mut batch = Batch::new(3);
         self.actor.enter(&mut batch, hands, CapSet::of(&[Capability::Mknod]));
         let path = batch.text(self.parent);
         let how = open_how(&mut batch, O_PATH | libc::O_DIRECTORY as u64);
         let (_, parent) = batch.open(libc::SYS_openat2, &[AT_FDCWD, path, how, OPEN_HOW]);
         let name = batch.text(self.name);
         let node = batch.call(libc::SYS_mknodat, &[parent, name, self.mode.into(), self.device.into()]);
+        let success = batch.bytes(&success);
+        // A caller that was killed meanwhile gets no answer.
+        batch.attempt(libc::SYS_ioctl, &[Arg::Slot(3), NOTIF_SEND.into(), success]);
         self.actor.leave(&mut batch, hands);
-        let done = hands.run(&batch, &self.actor.places(), WITHIN)?;
+        let [root, start] = self.actor.places();
+        let done = hands.run(&batch, &[root, start, listener], WITHIN)?;
         match (done.step(node), done.up_to(node)) {
             (Some(result), _) => Ok(result.map(drop)),
             (None, Err(Errno::ACCESS)) => Ok(Err(Errno::ACCESS)),

@@ -71,7 +71,7 @@ pub trait Responder: Send + Sync + fmt::Debug {
     fn respond(&self, call: &mut Call<'_>) -> Response;
 }
 
-impl Call<'_> {
+impl<'a> Call<'a> {
     /// Names it among those of one listener.
     pub fn id(&self) -> u64 {
         self.call.id
@@ -226,6 +226,18 @@ impl Call<'_> {
     pub(crate) fn who(&self) -> Result<Caller, Errno> {
         let caller = Caller::read(self.tid()?.cast_unsigned());
         self.still(caller)?
+    }
+
+    /// The listener, and what tells it that the call has succeeded: for a helper, so that the caller goes on before the helper
+    /// has put itself back and this thread has heard of it.
+    pub(crate) fn success(&self) -> (BorrowedFd<'a>, [u8; 24]) {
+        (self.listener, Answer { id: self.call.id, ..Answer::default() }.bytes())
+    }
+
+    /// Says that a helper has given the answer.
+    pub(crate) fn was_answered(&mut self) -> Response {
+        self.answered = true;
+        Response::Answered
     }
 
     pub(crate) fn hands(&mut self) -> &mut Lazy {
