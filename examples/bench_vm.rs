@@ -42,13 +42,13 @@ fn boot(kernel: &str, initramfs: &str, line: &str) -> Result<()> {
         VmConfig::builder("guest").kernel(kernel).initramfs(initramfs).command_line(line).memory(MEMORY);
     let vm = runtime.create(config.ephemeral().build()?)?;
     vm.start()?;
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + PATIENCE / 2;
     while !vm.console_log().text().contains(INIT) && Instant::now() < end && vm.exit_reason().is_none() {
         std::thread::sleep(Duration::from_millis(2));
     }
     println!("{}\nEXITS {}", vm.console_log().text(), vm.exit_counts().total());
-    if let Some(reason) = vm.exit_reason() {
-        return Err(format!("{reason}, {:?}", vm.exit_counts()).into());
+    if !vm.console_log().text().contains(INIT) {
+        return Err(format!("no init: {:?}, {:?}", vm.exit_reason(), vm.exit_counts()).into());
     }
     std::io::stdout().flush()?;
     std::io::stdin().read_to_end(&mut Vec::new())?;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::group::Cgroup;
 use super::limits::Limits;
 use super::setting::{Files, Setting};
+use super::v1::Both;
 use crate::error::{Error, ErrorKind, Result};
 
 /// What to do about a limit that cannot be set here.
@@ -60,9 +61,10 @@ impl Cgroup {
     /// controllers that the parent has, and what gives the missing one.
     /// [`PermissionDenied`](ErrorKind::PermissionDenied): the file is not the caller's to write.
     pub fn apply(&self, limits: &Limits, enforce: Enforce) -> Result<Vec<Skipped>> {
-        let mut skipped = Vec::new();
-        for setting in limits.settings()? {
-            match put(self, &setting) {
+        let mut files = Both::open(self)?;
+        let (settings, mut skipped) = files.place(limits.settings()?, enforce)?;
+        for setting in settings {
+            match put(&files, &setting) {
                 Ok(()) => {}
                 Err(reason) if enforce.allows(&reason) => {
                     skipped.push(Skipped { file: setting.file.into_owned(), reason });
@@ -79,7 +81,10 @@ impl Cgroup {
     /// # Errors
     /// [`NotFound`](ErrorKind::NotFound): the cgroup was removed.
     pub fn limits(&self) -> Result<Limits> {
-        Limits::read(self)
+        let files = Both::open(self)?;
+        let mut limits = Limits::read(self)?;
+        files.read_v1(&mut limits)?;
+        Ok(limits)
     }
 }
 

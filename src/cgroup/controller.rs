@@ -6,6 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::group::Cgroup;
+use super::place::held_by_v1;
 use crate::error::{Error, ErrorKind, Result};
 
 /// A cgroup v2 controller that can be enabled for children.
@@ -148,7 +149,7 @@ impl Cgroup {
                 .hint(format!("write `+{controller}` to {}/cgroup.subtree_control", p.path().display())),
             Some((_, has)) => error(ErrorKind::Unsupported)
                 .detail(format!("{controller} is not among the parent's controllers: {}", list(&has)))
-                .hint(MISSING),
+                .hint(if held_by_v1().contains(&controller) { MISSING_V1 } else { MISSING }),
         }
     }
 }
@@ -156,6 +157,15 @@ impl Cgroup {
 /// What gives a cgroup a controller that it lacks.
 const MISSING: &str = "enable it in cgroup.subtree_control of every cgroup above (systemd: `Delegate=yes`); where \
                        cgroup v1 holds it, boot with cgroup_no_v1=all";
+
+/// The same where cgroup v1 holds it and none of its mounts serves.
+const MISSING_V1: &str = if cfg!(feature = "cgroup1") {
+    "cgroup v1 holds it, and no mount shows this process's own group of it: mount the v1 hierarchy, or boot with \
+     cgroup_no_v1=all"
+} else {
+    "cgroup v1 holds it: build with the feature `cgroup1`, which sets such limits through v1, or boot with \
+     cgroup_no_v1=all"
+};
 
 fn parse(text: &str) -> Vec<Controller> {
     text.split_whitespace().filter_map(|name| name.parse().ok()).collect()

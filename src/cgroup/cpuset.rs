@@ -11,6 +11,7 @@ use super::group::Cgroup;
 use super::idset::{CpuSet, NodeSet};
 use super::limits::Limits;
 use super::setting::{Files, Settings, first_word};
+use super::v1::Both;
 use crate::error::{Error, Result};
 
 const CPUS: &str = "/sys/devices/system/cpu/present";
@@ -70,7 +71,8 @@ impl Cgroup {
         let online = cpu_list("/sys/devices/system/cpu/online")?;
         // `isolcpus=` of the kernel's command line, and isolated partitions.
         let isolated = cpu_list("/sys/devices/system/cpu/isolated").unwrap_or_default();
-        let effective = self.read_optional("cpuset.cpus.effective")?.and_then(|t| t.parse::<CpuSet>().ok());
+        let effective = self.read_optional("cpuset.cpus.effective")?.or_else(|| self.v1_effective_cpus());
+        let effective = effective.and_then(|t| t.parse::<CpuSet>().ok());
         let effective = effective.filter(|set| !set.is_empty());
         let may = |cpu: &u32| effective.as_ref().is_none_or(|set| set.contains(*cpu));
         let allowed = CpuSet::new(online.iter().filter(may))?;
@@ -85,7 +87,7 @@ impl Cgroup {
 
     /// The CPUs that it was given (`cpuset.cpus`); none where it has no limit, or no such file.
     pub(crate) fn given_cpus(&self) -> Result<CpuSet> {
-        Ok(self.read_optional("cpuset.cpus")?.and_then(|t| t.parse().ok()).unwrap_or_default())
+        Ok(Both::open(self)?.get_optional("cpuset.cpus")?.and_then(|t| t.parse().ok()).unwrap_or_default())
     }
 }
 

@@ -55,27 +55,38 @@ impl Cgroup {
                 Err(e) if e.kind() == ErrorKind::NotFound || e.kind() == ErrorKind::Unsupported => {}
                 Err(e) => return Err(e),
             }
-            let names = here.child_names().unwrap_or_default();
-            todo.extend(names.iter().filter_map(|name| here.open_any(name)));
+            todo.extend(here.children().unwrap_or_default());
         }
         Ok(all)
+    }
+
+    /// Those below it that can be opened: one may go meanwhile.
+    pub(super) fn children(&self) -> Result<Vec<Self>> {
+        Ok(self.child_names()?.iter().filter_map(|name| self.open_any(name)).collect())
     }
 
     /// The child of that name, whatever its owner has called it.
     fn open_any(&self, name: &str) -> Option<Self> {
         let fd = open_dir(self.as_fd(), name).ok()?;
-        Some(Self::from_parts(fd, self.path().join(name), Some(name.into())))
+        Some(Self::from_parts(fd, self.path().join(name), Some(name.into()), self.v1.child(name)))
     }
 
     /// A second handle to it.
     pub(crate) fn again(&self) -> Result<Self> {
         let fd = open_dir(self.as_fd(), ".").map_err(|e| self.error("open".to_owned(), "", e))?;
-        Ok(Self::from_parts(fd, self.path().to_owned(), self.name().map(ToOwned::to_owned)))
+        Ok(Self::from_parts(fd, self.path().to_owned(), self.name().map(ToOwned::to_owned), self.v1.clone()))
     }
 
-    /// Moves a process, with all its threads, into this cgroup.
-    pub(crate) fn adopt_process(&self, pid: u32) -> Result<()> {
-        self.write("cgroup.procs", &pid.to_string())
+    /// Moves a process, with all its threads, into this cgroup, and into its v1 groups where it has any (feature
+    /// `cgroup1`). A child that is made in the cgroup by `CLONE_INTO_CGROUP` is in the first alone.
+    ///
+    /// # Errors
+    /// [`PermissionDenied`](ErrorKind::PermissionDenied): the cgroup, the one that the process is in or the one above both
+    /// is not the caller's to write. `ESRCH`: there is no such process. `EBUSY`: the cgroup gives controllers to
+    /// its children, and so takes no process.
+    pub fn add_process(&self, pid: u32) -> Result<()> {
+        self.write("cgroup.procs", &pid.to_string())?;
+        self.v1_take_in(pid)
     }
 
     /// Takes `controllers` from the children of this cgroup.

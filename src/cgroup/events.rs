@@ -17,6 +17,7 @@ use rustix::io::Errno;
 use super::group::Cgroup;
 use super::poll::{over, poll};
 use super::stats::{CgroupEvents, MemoryEvents, PidsEvents};
+use super::v1::EventsV1;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::raw::retry;
 
@@ -76,13 +77,14 @@ pub enum MemoryEvent {
 /// The events of a cgroup and its descendants, from the time that this was opened.
 ///
 /// The descriptor ([`AsFd`]) is an epoll set that is **readable** (`POLLIN`) once there may be something:
-/// [`try_next`](Self::try_next) says what, and is to be called until it gives `None`. It holds four descriptors at most,
+/// [`try_next`](Self::try_next) says what, and is to be called until it gives `None`. It holds five descriptors at most,
 /// all close-on-exec. There is no thread.
 ///
 /// Counts are never lost: what happens often comes as one event with how many times. A state that comes and goes between
 /// two looks is not seen. The kernel reports changes of one file at most every 10 ms, so an event may be late by that. It
 /// does not report the removal of a cgroup: who polls the descriptor ends at [`Event::Empty`]; [`next`](Self::next)
-/// looks for itself.
+/// looks for itself. Of what v1 counts (feature `cgroup1`) it reports nothing but that memory has run out: the rest is
+/// seen by the next [`try_next`](Self::try_next), and [`next`](Self::next) looks ten times a second.
 ///
 /// ```no_run
 /// use stockade::cgroup::{Event, Hierarchy, MemoryEvent};
@@ -106,6 +108,7 @@ pub struct Events {
     state: Option<File<CgroupEvents>>,
     memory: Option<File<MemoryEvents>>,
     pids: Option<File<PidsEvents>>,
+    v1: EventsV1,
     queue: VecDeque<Event>,
 }
 
@@ -145,6 +148,7 @@ impl Cgroup {
             state: Some(File { fd: add(&set, state).map_err(failed)?, last: CgroupEvents::default() }),
             memory: self.file(&set, "memory.events")?,
             pids: self.file(&set, "pids.events")?,
+            v1: EventsV1::of(self, &set)?,
             set,
             path: self.path().to_owned(),
             queue: VecDeque::new(),
@@ -203,7 +207,7 @@ impl Events {
                 return Err(Error::new(ErrorKind::Timeout, "wait for an event of cgroup").path(&self.path));
             }
             let populated = self.state.as_ref().is_some_and(|s| s.last.populated);
-            let slice = (!populated).then_some(LOOK);
+            let slice = (!populated || self.v1.must_look()).then_some(LOOK);
             poll(&self.set, PollFlags::IN, deadline, slice)
                 .map_err(|e| Error::sys("wait for an event of cgroup", e).path(&self.path))?;
         }
@@ -241,6 +245,7 @@ impl Events {
                 None => self.pids = None,
             }
         }
+        self.v1.look(|event| push(true, event))?;
         push(!old.frozen && is.frozen, Event::Frozen);
         push(old.frozen && !is.frozen, Event::Thawed);
         push(old.populated && !is.populated, Event::Empty);
@@ -248,13 +253,14 @@ impl Events {
             push(true, Event::Removed);
             // Closed, they leave the set: it would be readable for ever.
             (self.state, self.memory, self.pids) = (None, None, None);
+            self.v1.forget();
         }
         Ok(())
     }
 }
 
 /// The differences of two readings, in the order of the file.
-fn memory(old: &MemoryEvents, new: &MemoryEvents, mut push: impl FnMut(Event)) {
+pub(super) fn memory(old: &MemoryEvents, new: &MemoryEvents, mut push: impl FnMut(Event)) {
     let sock = |e: &MemoryEvents| e.sock_throttled.unwrap_or(0);
     for (event, old, new) in [
         (MemoryEvent::Low, old.low, new.low),

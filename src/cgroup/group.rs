@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::file::READ_ONLY;
+use super::v1::Side;
 use super::{Controller, DELEGATION};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::fd::open_dir;
@@ -45,11 +46,13 @@ pub struct Cgroup {
     path: PathBuf,
     /// `None` for the mount's root, which nobody can remove.
     name: Option<OsString>,
+    /// Where its v1 groups are.
+    pub(super) v1: Side,
 }
 
 impl Cgroup {
-    pub(super) fn from_parts(fd: OwnedFd, path: PathBuf, name: Option<OsString>) -> Self {
-        Self { fd, path, name }
+    pub(super) fn from_parts(fd: OwnedFd, path: PathBuf, name: Option<OsString>, v1: Side) -> Self {
+        Self { fd, path, name, v1 }
     }
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
@@ -88,7 +91,7 @@ impl Cgroup {
             .map_err(|e| Error::sys("open the parent of cgroup", e).path(&self.path))?;
         let is_root = is_mount_root(fd.as_fd());
         let name = path.file_name().filter(|_| !is_root).map(OsStr::to_owned);
-        Ok(Some(Self { fd, path: path.to_path_buf(), name }))
+        Ok(Some(Self { fd, path: path.to_path_buf(), name, v1: self.v1.parent() }))
     }
 
     /// Makes the child cgroup `name`: `mkdirat(2)` and `openat(2)`, nothing else.
@@ -106,7 +109,7 @@ impl Cgroup {
         retry(|| rustix::fs::mkdirat(&self.fd, name, Mode::from_raw_mode(0o755)))
             .map_err(|e| create_error(e, &path, || self.owner_of("")))?;
         match open_dir(self.fd(), name) {
-            Ok(fd) => Ok(Self { fd, path, name: Some(name.into()) }),
+            Ok(fd) => Ok(Self { fd, path, name: Some(name.into()), v1: self.v1.child(name) }),
             Err(e) => {
                 let e = Error::sys("open new cgroup", e).path(&path);
                 Err(match retry(|| rustix::fs::unlinkat(&self.fd, name, AtFlags::REMOVEDIR)) {
@@ -126,7 +129,7 @@ impl Cgroup {
         check_name(name)?;
         let path = self.path.join(name);
         match open_dir(self.fd(), name) {
-            Ok(fd) => Ok(Self { fd, path, name: Some(name.into()) }),
+            Ok(fd) => Ok(Self { fd, path, name: Some(name.into()), v1: self.v1.child(name) }),
             Err(e) => Err(Error::sys("open cgroup", e).path(path)),
         }
     }

@@ -1,6 +1,7 @@
 //! Where cgroup v2 is mounted, and where in it the calling process sits.
 
 use std::ffi::{OsStr, OsString};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 
@@ -8,6 +9,7 @@ use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::group::Cgroup;
+use super::v1;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::fd::{open_dir, read_at};
 use crate::sys::raw::retry;
@@ -16,6 +18,8 @@ use crate::sys::raw::retry;
 const CGROUP2_MAGIC: u64 = 0x6367_7270;
 /// More than any host's mount table.
 const MOUNTINFO_LIMIT: usize = 64 << 20;
+/// What stands for the mount point of a hierarchy that is mounted nowhere.
+const UNMOUNTED: &str = "cgroup2:";
 /// Where systemd mounts cgroup v2: pure, and beside v1.
 const USUAL: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
 
@@ -33,16 +37,36 @@ pub struct Hierarchy {
 
 impl Hierarchy {
     /// Finds the cgroup v2 mount, on pure v2 hosts and beside v1 on hybrid ones, and the cgroup of the calling
-    /// process. Needs no privilege; reads `/proc/thread-self/mountinfo` and `/proc/thread-self/cgroup`
+    /// process. On hosts that have only v1 mounted it takes, with the feature `cgroup1`, a mount of the v2 tree that is
+    /// attached nowhere: each kernel has that tree. Paths in it begin with `cgroup2:`, and it needs `CAP_SYS_ADMIN`. Else
+    /// it needs no privilege; reads `/proc/thread-self/mountinfo` and `/proc/thread-self/cgroup`
     /// (`proc_pid_mountinfo(5)`, `cgroups(7)`).
     ///
     /// # Errors
     /// [`Unsupported`](ErrorKind::Unsupported): no cgroup v2 mount shows the process's own cgroup.
+    /// [`PermissionDenied`](ErrorKind::PermissionDenied): only v1 is mounted, and `CAP_SYS_ADMIN` is lacking.
     /// [`InvalidState`](ErrorKind::InvalidState): the process sits outside the root of its cgroup namespace,
     /// which happens to one that entered the namespace by `setns(2)` and was never moved.
     pub fn detect() -> Result<Self> {
-        let own = parse_own(&proc_file("/proc/thread-self/cgroup")?)?;
-        let mounts = parse_mountinfo(&proc_file("/proc/thread-self/mountinfo")?);
+        let mut groups = proc_file("/proc/thread-self/cgroup")?;
+        let mountinfo = proc_file("/proc/thread-self/mountinfo")?;
+        let mounts = mounts_of(&mountinfo, b"cgroup2");
+        let mut found = match mounts.is_empty() {
+            false => Self::among(mounts, &parse_own(&groups)?)?,
+            true => {
+                let tree = v1::unmounted_v2()?;
+                // The kernel shows the process's place in it from the first mount on.
+                groups = proc_file("/proc/thread-self/cgroup")?;
+                Self::unmounted(tree, &parse_own(&groups)?)?
+            }
+        };
+        found.own.v1 = v1::Tree::find(&mountinfo, &groups);
+        found.root.v1 = found.own.v1.elsewhere();
+        Ok(found)
+    }
+
+    /// That of these mounts which shows the cgroup `own`.
+    fn among(mounts: Vec<Mount>, own: &Path) -> Result<Self> {
         let mut candidates: Vec<(PathBuf, Mount)> = mounts
             .into_iter()
             .filter_map(|m| Some((own.strip_prefix(&m.root).ok()?.to_path_buf(), m)))
@@ -51,11 +75,19 @@ impl Hierarchy {
         candidates.sort_by_key(|(_, m)| {
             USUAL.iter().position(|u| m.mount_point == Path::new(u)).unwrap_or(USUAL.len())
         });
-        candidates.into_iter().find_map(|(below, m)| Self::at(m, &below)).ok_or_else(|| {
-            Error::new(ErrorKind::Unsupported, "find the cgroup v2 mount")
-                .detail(format!("no mounted cgroup2 file system shows `{}`", own.display()))
-                .hint("mount it: `mount -t cgroup2 cgroup2 /sys/fs/cgroup` (with v1: on /sys/fs/cgroup/unified)")
-        })
+        let found = candidates.into_iter().find_map(|(below, m)| Self::at(m, &below));
+        found.ok_or_else(|| no_mount(&format!("no mounted cgroup2 file system shows `{}`", own.display())))
+    }
+
+    /// The hierarchy by a mount of it that is nowhere.
+    fn unmounted(root: OwnedFd, own: &Path) -> Result<Self> {
+        let root = Cgroup::from_parts(root, PathBuf::from(UNMOUNTED), None, v1::Side::none());
+        let below = own.strip_prefix("/").unwrap_or(own);
+        let own = match below.as_os_str().is_empty() {
+            true => root.again()?,
+            false => open_beneath(&root, below).map_err(|e| Error::sys("open cgroup", e).path(own))?,
+        };
+        Ok(Self { own, root, options: Vec::new() })
     }
 
     /// The hierarchy mounted at `mount`, if the path still leads to it: another mount may cover it.
@@ -66,9 +98,10 @@ impl Hierarchy {
         if fs.f_type as u64 != CGROUP2_MAGIC {
             return None;
         }
-        let root = Cgroup::from_parts(root, mount.to_path_buf(), None);
+        let parts = |fd| Cgroup::from_parts(fd, mount.to_path_buf(), None, v1::Side::none());
+        let root = parts(root);
         let own = match below.as_os_str().is_empty() {
-            true => open_dir(CWD, mount).map(|fd| Cgroup::from_parts(fd, mount.to_path_buf(), None)),
+            true => open_dir(CWD, mount).map(parts),
             false => open_beneath(&root, below),
         };
         Some(Self { own: own.ok()?, root, options: found.options })
@@ -106,8 +139,25 @@ impl Hierarchy {
             return Err(Error::invalid("cgroup", format!("is not below {}", self.root.path().display()))
                 .object(path.display().to_string()));
         };
-        open_beneath(&self.root, below).map_err(|e| Error::sys("open cgroup", e).path(path))
+        let mut found =
+            open_beneath(&self.root, below).map_err(|e| Error::sys("open cgroup", e).path(path))?;
+        found.v1 = self.own.v1.anchor().child(found.name().unwrap_or_default());
+        Ok(found)
     }
+
+    /// Takes `cgroup` for the one in which those of instances are made: their v1 groups, if they need any, are made in
+    /// this process's own.
+    pub(crate) fn with_instances_in(&self, mut cgroup: Cgroup) -> Cgroup {
+        cgroup.v1 = self.own.v1.anchor();
+        cgroup
+    }
+}
+
+/// The error of a host on which no mount serves.
+pub(super) fn no_mount(why: &str) -> Error {
+    Error::new(ErrorKind::Unsupported, "find the cgroup v2 mount")
+        .detail(why)
+        .hint("mount it: `mount -t cgroup2 cgroup2 /sys/fs/cgroup` (with v1: on /sys/fs/cgroup/unified)")
 }
 
 fn open_beneath(root: &Cgroup, below: &Path) -> Result<Cgroup, Errno> {
@@ -115,7 +165,7 @@ fn open_beneath(root: &Cgroup, below: &Path) -> Result<Cgroup, Errno> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
     let fd = retry(|| rustix::fs::openat2(root, below, flags, Mode::empty(), resolve))?;
     let name = below.file_name().map(OsStr::to_owned);
-    Ok(Cgroup::from_parts(fd, root.path().join(below), name))
+    Ok(Cgroup::from_parts(fd, root.path().join(below), name, v1::Side::none()))
 }
 
 fn proc_file(path: &str) -> Result<Vec<u8>> {
@@ -127,16 +177,16 @@ fn proc_file(path: &str) -> Result<Vec<u8>> {
 }
 
 #[derive(Debug, PartialEq)]
-struct Mount {
+pub(super) struct Mount {
     /// Which cgroup the mount's root is, seen from the reader's cgroup namespace.
-    root: PathBuf,
-    mount_point: PathBuf,
+    pub(super) root: PathBuf,
+    pub(super) mount_point: PathBuf,
     /// Of the mount and of its file system.
-    options: Vec<String>,
+    pub(super) options: Vec<String>,
 }
 
-/// The cgroup2 mounts of a mountinfo file; lines that cannot be read are no mounts of ours.
-fn parse_mountinfo(text: &[u8]) -> Vec<Mount> {
+/// The mounts of one type in a mountinfo file; lines that cannot be read are no mounts of ours.
+pub(super) fn mounts_of(text: &[u8], wanted: &[u8]) -> Vec<Mount> {
     let mount = |line: &[u8]| {
         let mut fields = line.split(|b| *b == b' ');
         let root = unescape(fields.nth(3)?);
@@ -150,7 +200,7 @@ fn parse_mountinfo(text: &[u8]) -> Vec<Mount> {
             list.split(',').filter(|o| !o.is_empty()).map(str::to_owned).collect()
         };
         let options = || [words(own), words(shared)].concat();
-        (fs_type == b"cgroup2").then(|| Mount { root, mount_point, options: options() })
+        (fs_type == wanted).then(|| Mount { root, mount_point, options: options() })
     };
     text.split(|b| *b == b'\n').filter_map(mount).collect()
 }
@@ -204,10 +254,10 @@ mod tests {
     #[test]
     fn finds_cgroup2_mounts_on_pure_and_hybrid_hosts() {
         let pure = b"25 1 0:22 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n";
-        assert_eq!(parse_mountinfo(pure), [mount("/", "/sys/fs/cgroup", "rw,nosuid,rw,nsdelegate")]);
+        assert_eq!(mounts_of(pure, b"cgroup2"), [mount("/", "/sys/fs/cgroup", "rw,nosuid,rw,nsdelegate")]);
         let hybrid = b"35 31 0:32 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory\n\
             41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw\n";
-        assert_eq!(parse_mountinfo(hybrid), [mount("/", "/sys/fs/cgroup/unified", "rw,relatime,rw")]);
+        assert_eq!(mounts_of(hybrid, b"cgroup2"), [mount("/", "/sys/fs/cgroup/unified", "rw,relatime,rw")]);
     }
 
     #[test]
@@ -218,7 +268,7 @@ mod tests {
             52 1 0:22 /- /dash rw - tmpfs cgroup2 rw\n\
             53 1 0:22 / /cut rw -";
         assert_eq!(
-            parse_mountinfo(text),
+            mounts_of(text, b"cgroup2"),
             [mount("/a b", "/mnt/c\\d", "rw,rw"), mount("/../..", "/up", "rw,rw")]
         );
         assert_eq!(unescape(b"a\\9\\04"), Path::new("a\\9\\04"));

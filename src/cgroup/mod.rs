@@ -8,19 +8,36 @@
 //! [`watch_pressure`](Cgroup::watch_pressure) to poll, [`apply`](Cgroup::apply) for limits of a new one,
 //! [`update`](Cgroup::update) for those of one in use, all or none, and [`remove`](Cgroup::remove).
 //!
-//! Only v2 is spoken here. On a hybrid host, where v1 holds the controllers, everything works but the limits of
-//! those controllers: they are [`Unsupported`](crate::ErrorKind::Unsupported), or skipped where the caller
-//! asked for [`Enforce::BestEffort`].
+//! On a hybrid host, where v1 holds the controllers, everything works but the limits of those controllers: they are
+//! [`Unsupported`](crate::ErrorKind::Unsupported), or skipped where the caller asked for [`Enforce::BestEffort`].
+//!
+//! With the feature `cgroup1` they are set through v1, and so are limits on hosts that have only v1 mounted. The limits
+//! are the same [`Limits`], in the same transaction, and [`Stats`] has what v1 counts. A cgroup is still a v2 cgroup, in
+//! which processes are born, frozen and killed; with the first limit that needs it, it gets a group of its name in the v1
+//! hierarchy, below this process's own group there, with the same processes:
+//!
+//! | limit | in v1 |
+//! |---|---|
+//! | `cpu_weight`, `cpu_max`, `cpu_max_burst`, `cpu_idle` | `cpu.shares` (1,024 for a weight of 100), `cpu.cfs_*` |
+//! | `cpuset_cpus`, `cpuset_mems`, `pids_max` | the same |
+//! | `memory_max` | `memory.limit_in_bytes`: the kernel takes none below what is in use, whatever [`BelowUse`] says |
+//! | `memory_swap_max` | the rest of `memory.memsw.limit_in_bytes`; only beside `memory_max` |
+//! | `memory_low` | `memory.soft_limit_in_bytes`: what is above it is reclaimed first |
+//! | `io_weight`, `io_devices` | `blkio.bfq.weight`, `blkio.throttle.*`; not `latency` |
+//! | `hugetlb` | `hugetlb.*.limit_in_bytes` |
+//!
+//! The others are `Unsupported` there, by an error that says that v1 has no such limit: `memory_min`, `memory_high`,
+//! [`OomPolicy::Cgroup`], `memory_swap_high`, `memory_zswap_max`, `cpuset_partition`, `rdma`, `misc`, `dmem`.
 //!
 //! Which part of the tree is the caller's, and what can be had there, [`Hierarchy::delegation`] tells.
 //!
-//! No process is ever moved, and nothing outside the cgroups made here is written, except that
+//! No process is ever moved but into a v1 group of the cgroup that it is in, and nothing outside the cgroups made here is written, except that
 //! [`enable_controllers`](Cgroup::enable_controllers) and [`delegate`](Cgroup::delegate) do so on the cgroup
 //! they are called on, [`Hierarchy::enable_controllers_for`] on those above it down from the boundary, and a
 //! [`Placement`](crate::Placement) that is asked for moves the host itself.
 //!
-//! The format of every file is in `Documentation/admin-guide/cgroup-v2.rst` of the kernel; see also
-//! `cgroups(7)`.
+//! The format of every file is in `Documentation/admin-guide/cgroup-v2.rst` of the kernel, those of v1 in
+//! `Documentation/admin-guide/cgroup-v1/`; see also `cgroups(7)`.
 //!
 //! ```no_run
 //! use std::time::{Duration, Instant};
@@ -70,6 +87,8 @@ mod setting;
 mod state;
 mod stats;
 mod update;
+#[cfg_attr(not(feature = "cgroup1"), path = "no_v1.rs")]
+mod v1;
 
 #[cfg(test)]
 mod mock;

@@ -99,10 +99,14 @@ pub struct Delegation {
     pub read_only: bool,
     /// Controllers that a cgroup v1 hierarchy holds, so that v2 cannot have them.
     pub held_by_v1: Vec<Controller>,
+    /// Those of them whose limits are set through v1 all the same: with the feature `cgroup1`, where a v1 mount shows this
+    /// process's own group.
+    pub through_v1: Vec<Controller>,
 }
 
 impl Delegation {
-    /// The controllers that cgroups made at the end of the way can have, once they are enabled on it.
+    /// The controllers that cgroups made at the end of the way can have, once they are enabled on it. Limits of
+    /// [`through_v1`](Self::through_v1) can be set besides.
     pub fn attainable(&self) -> Vec<Controller> {
         if self.boundary == Boundary::None {
             // What is enabled already its children would have, but none can be made.
@@ -163,6 +167,9 @@ impl fmt::Display for Delegation {
         write!(f, "instances can have: {}", list(&self.attainable()))?;
         if !self.held_by_v1.is_empty() {
             write!(f, "\nheld by cgroup v1: {}", list(&self.held_by_v1))?;
+        }
+        if !self.through_v1.is_empty() {
+            write!(f, "\nset through cgroup v1: {}", list(&self.through_v1))?;
         }
         if self.read_only {
             write!(f, "\nmounted read-only")?;
@@ -230,6 +237,7 @@ impl Hierarchy {
             nsdelegate: options.iter().any(|o| o == "nsdelegate"),
             read_only: options.iter().any(|o| o == "ro"),
             held_by_v1: held_by_v1(),
+            through_v1: self.own().v1.anchor().controllers(),
         })
     }
 
@@ -315,7 +323,7 @@ fn is_marked(cgroup: &Cgroup) -> bool {
 }
 
 /// The controllers that v1 hierarchies hold (`/proc/cgroups`: hierarchy 0 is v2's).
-fn held_by_v1() -> Vec<Controller> {
+pub(super) fn held_by_v1() -> Vec<Controller> {
     parse_v1(&std::fs::read_to_string("/proc/cgroups").unwrap_or_default())
 }
 
@@ -383,6 +391,7 @@ mod tests {
             nsdelegate: true,
             read_only: false,
             held_by_v1: vec![Controller::Io],
+            through_v1: vec![Controller::Io],
         }
     }
 
@@ -412,6 +421,7 @@ mod tests {
              /a: domain, owner 0, 2 processes, has cpu memory pids, gives pids\n\
              instances can have: pids\n\
              held by cgroup v1: io\n\
+             set through cgroup v1: io\n\
              mounted with nsdelegate"
         );
     }

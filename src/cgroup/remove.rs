@@ -35,6 +35,8 @@ impl Cgroup {
         };
         // Through its own descriptor, so that no descriptor of the parent needs to be held.
         let by_name = Path::new("..").join(name);
+        // First: who finds the cgroup finds them.
+        let _alone = self.v1_remove(deadline).map_err(|e| self.rename_step(e))?;
         if rmdir(self.fd(), &by_name).map_err(|e| self.remove_error(e))? {
             return Ok(());
         }
@@ -45,6 +47,7 @@ impl Cgroup {
             }
             self.wait_empty(deadline).map_err(|e| self.rename_step(e))?;
             let pass = deadline.map(|d| d.max(Instant::now() + PASS_MIN));
+            self.v1_remove_below(pass)?;
             remove_children(self.fd(), pass).map_err(|e| self.remove_error(e))?;
             if rmdir(self.fd(), &by_name).map_err(|e| self.remove_error(e))? {
                 return Ok(());
@@ -88,7 +91,7 @@ impl Cgroup {
 }
 
 /// Removes one directory; `false` where it is busy, `true` where it is gone, now or before.
-fn rmdir(dir: BorrowedFd<'_>, name: impl Arg + Copy) -> Result<bool, Errno> {
+pub(super) fn rmdir(dir: BorrowedFd<'_>, name: impl Arg + Copy) -> Result<bool, Errno> {
     match retry(|| rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR)) {
         Ok(()) | Err(Errno::NOENT | Errno::NODEV) => Ok(true),
         Err(Errno::BUSY) => Ok(false),
@@ -106,7 +109,7 @@ struct Level {
 ///
 /// A container decides how deep its tree is, so there is neither recursion nor a descriptor per level: the way
 /// up is `..`, which is stable because cgroups cannot be moved.
-fn remove_children(top: BorrowedFd<'_>, deadline: Option<Instant>) -> Result<(), Errno> {
+pub(super) fn remove_children(top: BorrowedFd<'_>, deadline: Option<Instant>) -> Result<(), Errno> {
     let mut here = open_dir(top, ".")?;
     let mut levels = vec![Level { name: CString::default(), busy: sweep(&here)? }];
     while let Some(level) = levels.last_mut() {

@@ -12,7 +12,13 @@ use super::limit::Limit;
 use super::limits::Limits;
 use super::memory::{Reclaimed, reclaim};
 use super::setting::{Files, Setting};
+use super::v1::{self, Both};
 use crate::error::{Error, ErrorKind, Result};
+
+/// What v1 says of the weight of an idle group, which takes none.
+const IDLE_SHARES: &str = "3";
+/// The kernel refuses it, whatever was asked for.
+const V1_BUSY: &str = "stop what uses it: cgroup v1 sets no limit of memory below what is in use";
 
 /// How much is reclaimed between two looks at the deadline.
 const SLICE: u64 = 64 << 20;
@@ -121,7 +127,10 @@ impl Cgroup {
         options: &ChangeOptions,
         stop: Option<BorrowedFd<'_>>,
     ) -> Result<Vec<Skipped>> {
-        update(self, limits.settings()?, options, stop)
+        let mut files = Both::open(self)?;
+        let (settings, mut skipped) = files.place(limits.settings()?, options.enforce)?;
+        skipped.extend(update(&files, settings, options, stop)?);
+        Ok(skipped)
     }
 }
 
@@ -151,7 +160,7 @@ pub(super) fn update(
     }
     let mut undo = Vec::new();
     keep_weight(files, &mut changes, &mut undo)?;
-    changes.retain(|c| c.old != c.setting.value || c.is("cpu.weight"));
+    changes.retain(|c| !c.is_there() || c.is_weight());
     changes.sort_by_key(Change::rank);
     make_room(files, &changes, options, stop)?;
     for (n, change) in changes.into_iter().enumerate() {
@@ -184,7 +193,7 @@ fn roll_back(files: &dyn Files, undo: Vec<Setting>, mut error: Error) -> Error {
 
 /// An idle cgroup has no weight: none can be set, and it is lost on the way in and back.
 fn keep_weight(files: &dyn Files, changes: &mut Vec<Change>, undo: &mut Vec<Setting>) -> Result<()> {
-    let weighted = changes.iter().any(|c| c.is("cpu.weight"));
+    let weighted = changes.iter().any(Change::is_weight);
     let idle = changes.iter().find(|c| c.is("cpu.idle"));
     let (was, will) = match idle {
         Some(idle) => (idle.old == "1", idle.setting.value == "1"),
@@ -195,10 +204,12 @@ fn keep_weight(files: &dyn Files, changes: &mut Vec<Change>, undo: &mut Vec<Sett
         None => return Ok(()),
     };
     if was && will {
-        changes.retain(|c| !c.is("cpu.weight"));
+        changes.retain(|c| !c.is_weight());
     } else if let Some(idle) = idle.filter(|_| !weighted && !was && will) {
-        let weight = Setting { file: "cpu.weight".into(), ..idle.setting.clone() };
-        let old = files.get("cpu.weight").map_err(|e| explain(files, &weight, e))?;
+        // v1 calls it otherwise.
+        let file = if files.get_optional("cpu.shares")?.is_some() { "cpu.shares" } else { "cpu.weight" };
+        let weight = Setting { file: file.into(), ..idle.setting.clone() };
+        let old = files.get(file).map_err(|e| explain(files, &weight, e))?;
         undo.push(weight.with_value(old.trim().to_owned()));
     }
     Ok(())
@@ -249,8 +260,10 @@ fn name_use(files: &dyn Files, setting: &Setting, e: Error) -> Error {
     if e.kind() != ErrorKind::Busy {
         return e;
     }
-    let Some(stem) = setting.file.strip_suffix(".max") else { return e };
-    match current(files, &format!("{stem}.current")) {
+    let v2 = setting.file.strip_suffix(".max").map(|stem| format!("{stem}.current"));
+    let Some(file) = v2.or_else(|| v1::usage_file(&setting.file)) else { return e };
+    let e = if v1::is_below_use(&setting.file) { e.hint(V1_BUSY) } else { e };
+    match current(files, &file) {
         Some(now) => e.detail(format!("{now} bytes are in use")),
         None => e,
     }
@@ -265,9 +278,24 @@ impl Change {
         self.setting.file == file
     }
 
+    fn is_weight(&self) -> bool {
+        self.is("cpu.weight") || self.is("cpu.shares")
+    }
+
+    /// Whether the new value is there already, in whatever words.
+    fn is_there(&self) -> bool {
+        let (new, old) = self.amounts();
+        self.old == self.setting.value || (new.is_some() && new == old)
+    }
+
+    fn amounts(&self) -> (Option<Limit>, Option<Limit>) {
+        let amount = |text| v1::amount(&self.setting.file, text);
+        (amount(&self.setting.value), amount(&self.old))
+    }
+
     /// Whether the new value is more than the old one, for files with one number.
     fn direction(&self) -> Ordering {
-        match (Limit::parse(&self.setting.value), Limit::parse(&self.old)) {
+        match self.amounts() {
             (Some(new), Some(old)) => new.cmp(&old),
             _ => Ordering::Equal,
         }
@@ -277,27 +305,38 @@ impl Change {
     /// first; the rest is what the kernel asks for: a burst is never above the quota, an idle cgroup has no weight.
     fn rank(&self) -> (u8, u8) {
         // Swap before the memory that may go there; the soft limit before the hard one where both go down.
-        const UP: [&str; 7] = [
+        const UP: [&str; 10] = [
             "memory.swap.max",
+            "memory.memsw.limit_in_bytes",
             "memory.max",
+            "memory.limit_in_bytes",
             "memory.swap.high",
             "memory.high",
             "memory.zswap.max",
             "memory.low",
+            "memory.soft_limit_in_bytes",
             "memory.min",
         ];
-        const DOWN: [&str; 7] = [
+        const DOWN: [&str; 10] = [
             "memory.min",
             "memory.low",
+            "memory.soft_limit_in_bytes",
             "memory.high",
             "memory.max",
+            "memory.limit_in_bytes",
             "memory.swap.high",
             "memory.zswap.max",
             "memory.swap.max",
+            "memory.memsw.limit_in_bytes",
         ];
         let place = |order: &[&str]| order.iter().position(|file| self.is(file)).map(|n| n as u8);
         match (&*self.setting.file, self.direction()) {
-            ("cpu.idle", Ordering::Less) | ("cpu.max.burst", Ordering::Less) => (0, 0),
+            ("cpu.idle" | "cpu.max.burst" | "cpu.cfs_burst_us", Ordering::Less) => (0, 0),
+            // With the quota in between, at no moment less than before and after.
+            ("cpu.cfs_period_us", Ordering::Less) => (1, 0),
+            ("cpu.cfs_quota_us", _) => (2, 0),
+            ("cpu.cfs_period_us", _) => (2, 1),
+            ("cpu.cfs_burst_us", _) => (2, 2),
             ("cpuset.cpus.partition", _) if self.setting.value == "member" => (0, 0),
             ("cpu.idle", _) => (3, 0),
             (_, Ordering::Less) => place(&DOWN).map_or((2, 0), |n| (4, n)),
@@ -307,7 +346,7 @@ impl Change {
 
     /// What puts the old value back; the weight of a cgroup that was idle was none.
     fn undo(self) -> Option<Setting> {
-        if self.is("cpu.weight") && self.old == "0" {
+        if (self.is("cpu.weight") && self.old == "0") || (self.is("cpu.shares") && self.old == IDLE_SHARES) {
             return None;
         }
         Some(self.setting.with_value(self.old))

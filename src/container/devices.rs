@@ -21,6 +21,16 @@ pub(super) fn confine(host: &Host, cgroup: &Cgroup, config: &ContainerConfig) ->
     let attached = host.device_programs().get(policy).and_then(|program| cgroup.attach_devices(&program));
     match attached {
         Ok(()) => Ok(None),
+        // The kernel has no programs for devices.
+        Err(reason) if reason.kind() == ErrorKind::Unsupported && cgroup.v1_confines() => {
+            match cgroup.confine_by_v1(policy) {
+                Ok(()) => Ok(None),
+                Err(e) if may_skip(config, &e) => {
+                    Ok(Some(Skipped { file: "devices".to_owned(), reason: reason.also(e.to_string()) }))
+                }
+                Err(e) => Err(reason.also(e.to_string())),
+            }
+        }
         Err(reason) if is_needless(config, &reason) => Ok(None),
         Err(reason) if may_skip(config, &reason) => Ok(Some(Skipped { file: "devices".to_owned(), reason })),
         Err(e) => Err(e),

@@ -13,20 +13,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::handle::Container;
+use super::intercept::Watched;
 use super::live::Live;
 use super::reboot::Patience;
 use super::tail::{Settings, tail};
 use super::{payload, streams};
 use crate::caps::{CapSet, CapabilitySets};
+use crate::cgroup::Cgroup;
 use crate::error::{Error, ErrorKind, Result};
 use crate::exit::ExitStatus;
 use crate::idmap::SetGroups;
 use crate::instance::{self, ExecOptions, Pipes};
 use crate::namespaces::{NamespaceKind, NamespaceSource};
 use crate::op::Deadline;
-use crate::process::User;
+use crate::process::{SessionKeyring, User};
 use crate::signal::Signal;
-use crate::spawn::{Child, Fd, Guests, Plan, Spec, launch};
+use crate::spawn::{Child, Fd, Guests, KernelFs, Plan, Spec, launch};
 use crate::sys::process::{PF_EXITING, process_flags};
 
 impl Container {
@@ -71,6 +73,7 @@ impl Container {
     pub(super) fn exec_in(&self, live: &Live, options: ExecOptions) -> Result<Process> {
         let config = self.config();
         let host = &self.runtime.inner().host;
+        let hooks = options.hooks();
         let deadline = Deadline::from(options.deadline);
         let cancel = options.cancel.clone();
         let (mut sources, pipes) = streams::open(options.stdin, options.stdout, options.stderr)?;
@@ -93,7 +96,8 @@ impl Container {
         }
         let groups = !has_users || host.set_groups() == SetGroups::Allow || may_set_groups(live.child.id());
         let held = if has_users { CapSet::ALL } else { host.permitted() };
-        let settings = settings.tail(host, held)?;
+        let mut settings = settings.tail(host, held)?;
+        settings.listens = self.is_supervised(&config);
 
         let inner = live.cgroup.as_ref().map(|leaf| payload::for_exec(leaf, &config)).transpose()?.flatten();
         let cgroup = inner.as_ref().or(live.cgroup.as_ref());
@@ -111,7 +115,8 @@ impl Container {
         // Before it hides itself, which makes its files in proc root's, and before it joins the user namespace,
         // where limits can no longer be raised.
         if let Some(value) = config.oom_score_adj {
-            plan.write_file(
+            plan.enter_kernel(KernelFs::Proc);
+            plan.write_proc(
                 "set oom_score_adj",
                 "/proc/self/oom_score_adj",
                 value.get().to_string().as_bytes(),
@@ -130,8 +135,16 @@ impl Container {
         }
         let cgroup = cgroup.map(|_| Fd::Slot(1));
         plan.clone_sibling(0, cgroup, host.strategy().is_fork());
+        let v1 = live.cgroup.as_ref().map_or(Ok(false), Cgroup::has_v1_groups)?;
+        if v1 {
+            // It is born into the v2 cgroup alone.
+            plan.barrier(0);
+        }
         if kinds & cgroup_kind != 0 {
             plan.setns("join the container's cgroup namespace", Fd::Slot(0), cgroup_kind);
+        }
+        if config.keyring == SessionKeyring::Own && host.has_keyrings() {
+            plan.keyring();
         }
         if has_users {
             plan.set_ids("become root of the user namespace", 0, 0);
@@ -141,9 +154,7 @@ impl Container {
         }
         plan.setsid();
         tail(&mut plan, &streams, &settings);
-        if let Some(fault) = options.fault {
-            fault.inject(&mut plan);
-        }
+        hooks.apply(&mut plan);
 
         let spec = Spec {
             strategy: host.strategy(),
@@ -155,9 +166,30 @@ impl Container {
         let mut started = launch(&spec)?;
         let sent = started.send(&mut plan, &fds);
         started.or_its_own(&plan, sent)?;
+        if let Some(leaf) = live.cgroup.as_ref().filter(|_| v1) {
+            started.wait_sibling(&plan, deadline, cancel.as_ref()).map_err(|e| explain(e, live))?;
+            let joined = started.child().map(Child::id).and_then(|pid| leaf.v1_take_in(pid));
+            let joined = joined.and_then(|()| started.go(&[]));
+            started.or_its_own(&plan, joined).map_err(|e| explain(e, live))?;
+        }
         let running = started.wait_exec(&plan, deadline, cancel.as_ref());
         let running = running.map_err(|e| explain(e, live))?;
         let child = Arc::new(running.child);
+        if let Some(listener) = running.listener {
+            let watched = Watched {
+                child: &child,
+                id_map: live.id_map.as_ref(),
+                cgroup: live.cgroup.as_ref(),
+                started_at: live.started_at,
+            };
+            if let Err(e) = self.watch(&config, listener, &watched) {
+                // A command that was as quick as that has no calls left.
+                if !matches!(child.try_wait(), Ok(Some(_))) {
+                    child.kill_and_reap();
+                    return Err(e);
+                }
+            }
+        }
         live.guests.reap();
         if let Err(e) = live.guests.add(&child) {
             child.kill_and_reap();

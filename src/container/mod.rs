@@ -10,6 +10,7 @@ mod freeze;
 mod handle;
 mod info;
 mod init;
+mod intercept;
 mod kill;
 mod live;
 mod load;

@@ -61,7 +61,7 @@ impl Container {
 }
 
 /// Who is root inside.
-fn owner(id_map: Option<&IdMap>) -> Result<(u32, u32)> {
+pub(super) fn owner(id_map: Option<&IdMap>) -> Result<(u32, u32)> {
     let Some(map) = id_map else { return Ok((0, 0)) };
     let (uid, gid) = map.host_root()?;
     Ok((uid.as_raw(), gid.as_raw()))

@@ -32,6 +32,8 @@ pub(crate) struct Host {
     cgroup: Result<Cgroups, String>,
     cgroup2: bool,
     device_programs: DevicePrograms,
+    /// `keyctl(2)` can be called here, and so inside.
+    keyrings: bool,
 }
 
 /// Where the ids of containers come from that say nothing about them.
@@ -88,6 +90,7 @@ impl Host {
             cgroup2: cgroup.is_ok(),
             cgroup,
             device_programs: DevicePrograms::default(),
+            keyrings: crate::sys::process::has_keyrings(),
         })
     }
 
@@ -111,6 +114,7 @@ impl Host {
             cgroup: Err("none in a unit test".to_owned()),
             cgroup2: true,
             device_programs: DevicePrograms::default(),
+            keyrings: true,
         }
     }
 
@@ -200,6 +204,11 @@ impl Host {
         &self.device_programs
     }
 
+    /// Whether there are keyrings for who calls from here, and for children.
+    pub(crate) fn has_keyrings(&self) -> bool {
+        self.keyrings
+    }
+
     pub(crate) fn has_cgroup2(&self) -> bool {
         self.cgroup2
     }
@@ -256,11 +265,11 @@ impl Cgroups {
         if let Placement::SystemdScope(wanted) = placement {
             let (parent, scope) = super::systemd::hold(&hierarchy, wanted, tag, stage2)?;
             let mut placed = Placed::in_scope(parent, scope);
-            let chosen = placed.parent.take();
+            let chosen = placed.parent.take().map(|parent| hierarchy.with_instances_in(parent));
             return Ok(Self { hierarchy, chosen, placed: Mutex::new(placed) });
         }
         let mut placed = Placed::beside(&hierarchy, placement)?;
-        let chosen = placed.parent.take();
+        let chosen = placed.parent.take().map(|parent| hierarchy.with_instances_in(parent));
         Ok(Self { hierarchy, chosen, placed: Mutex::new(placed) })
     }
 }

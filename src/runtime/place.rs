@@ -151,7 +151,7 @@ impl HostLeaf {
         }
         let entered = Self { leaf, former: own.again()? };
         // Somebody may have come in meanwhile: a child that a thread of this process was forking.
-        match entered.leaf.adopt_process(std::process::id()).and_then(|()| alone_in(own)) {
+        match entered.leaf.add_process(std::process::id()).and_then(|()| alone_in(own)) {
             Ok(()) => Ok(entered),
             Err(e) => {
                 entered.leave();
@@ -180,7 +180,7 @@ impl HostLeaf {
             return;
         }
         let enabled = self.former.enabled_controllers().unwrap_or_default();
-        if self.former.disable_controllers(&enabled).is_ok() && self.former.adopt_process(own).is_ok() {
+        if self.former.disable_controllers(&enabled).is_ok() && self.former.add_process(own).is_ok() {
             let _ = self.leaf.remove(Some(Instant::now()));
         }
     }

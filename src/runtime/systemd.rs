@@ -171,7 +171,7 @@ pub(super) fn hold(
         }
     };
     let leaf = leaf_in(&scope)?;
-    leaf.adopt_process(pid)?;
+    leaf.add_process(pid)?;
     Ok((scope, HeldScope { keeper, leaf }))
 }
 

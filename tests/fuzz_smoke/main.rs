@@ -6,8 +6,12 @@
 #[path = "../../fuzz/targets/archive.rs"]
 mod archive;
 mod mutate;
+#[path = "../../fuzz/targets/notify.rs"]
+mod notify;
 #[path = "../../fuzz/targets/plan.rs"]
 mod plan;
+#[path = "../../fuzz/targets/policy.rs"]
+mod policy;
 #[path = "../../fuzz/targets/record.rs"]
 mod record;
 mod seeds;
@@ -70,6 +74,16 @@ fn plan_smoke() {
 }
 
 #[test]
+fn policy_smoke() {
+    smoke("policy", 2_000, policy::run);
+}
+
+#[test]
+fn notify_smoke() {
+    smoke("notify", 40_000, notify::run);
+}
+
+#[test]
 fn record_smoke() {
     smoke("record", 20_000, record::run);
 }
@@ -98,6 +112,17 @@ fn seeds_are_taken() {
         "instance",
     ] {
         assert!(took.contains(format), "no seed is taken for: {format}; {took:?}");
+    }
+    for entry in seed_dir("policy").read_dir().unwrap() {
+        let path = entry.unwrap().path();
+        assert!(stockade::fuzzing::policy(&std::fs::read(&path).unwrap()), "{}", path.display());
+    }
+    let mut forms = std::collections::BTreeSet::new();
+    for entry in seed_dir("notify").read_dir().unwrap() {
+        forms.extend(stockade::fuzzing::notify(&std::fs::read(entry.unwrap().path()).unwrap()));
+    }
+    for form in ["status", "mount options", "bpf load", "bpf program", "path", "found"] {
+        assert!(forms.contains(form), "no seed is taken for: {form}; {forms:?}");
     }
     let (mut plans, mut reports) = (0, 0);
     for entry in seed_dir("plan").read_dir().unwrap() {

@@ -55,7 +55,7 @@ pub(super) fn parse_name(name: &str) -> Option<(u64, File)> {
 
 impl HugetlbStats {
     /// The entry of a page size.
-    pub(super) fn of(all: &mut Vec<Self>, page_size: u64) -> &mut Self {
+    pub(in crate::cgroup) fn of(all: &mut Vec<Self>, page_size: u64) -> &mut Self {
         let at = all.iter().position(|s| s.page_size == page_size).unwrap_or_else(|| {
             all.push(Self { page_size, ..Self::default() });
             all.len() - 1

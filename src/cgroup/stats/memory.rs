@@ -221,11 +221,12 @@ impl Cgroup {
     /// # Errors
     /// What the kernel says is passed on.
     pub fn memory_events(&self) -> Result<Option<MemoryEvents>> {
-        Ok(self.read_optional("memory.events")?.map(|text| {
-            let mut events = MemoryEvents::default();
-            events.parse(text.as_bytes());
-            events
-        }))
+        let Some(text) = self.read_optional("memory.events")? else {
+            return self.stats_v1()?.memory_events();
+        };
+        let mut events = MemoryEvents::default();
+        events.parse(text.as_bytes());
+        Ok(Some(events))
     }
 }
 

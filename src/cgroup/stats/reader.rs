@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use super::hugetlb::{self, HugetlbStats};
 use super::{Pressure, Stats, io, parse, rdma};
 use crate::cgroup::Cgroup;
+use crate::cgroup::v1::StatsV1;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::fd::open_dir;
 use crate::sys::raw::retry;
@@ -111,7 +112,8 @@ struct Open {
 ///
 /// It holds one descriptor for each file, [`files`](Self::files) tells which, and one of the directory: about 35 in all
 /// with every controller, 10 with none, all close-on-exec and closed on drop. Whoever watches thousands of cgroups and
-/// cannot spare them takes [`Cgroup::stats`] instead. It does not keep the cgroup from being removed.
+/// cannot spare them takes [`Cgroup::stats`] instead. It does not keep the cgroup from being removed. Files of cgroup v1
+/// (feature `cgroup1`) are opened for each reading.
 ///
 /// ```no_run
 /// use std::time::Duration;
@@ -131,6 +133,7 @@ pub struct StatsReader {
     dir: OwnedFd,
     path: PathBuf,
     files: Vec<Open>,
+    v1: StatsV1,
     buffer: Vec<u8>,
 }
 
@@ -143,7 +146,8 @@ impl Cgroup {
     pub fn stats_reader(&self) -> Result<StatsReader> {
         let dir = open_dir(self.as_fd(), ".").map_err(|e| read_error(self.path(), "", e))?;
         let path = self.path().to_owned();
-        let mut reader = StatsReader { dir, path, files: Vec::new(), buffer: vec![0; BUFFER] };
+        let v1 = StatsV1::unread(self);
+        let mut reader = StatsReader { dir, path, files: Vec::new(), v1, buffer: vec![0; BUFFER] };
         reader.refresh()?;
         Ok(reader)
     }
@@ -173,6 +177,7 @@ impl StatsReader {
         if lost {
             self.drop_lost()?;
         }
+        self.v1.read(&mut stats)?;
         Ok(stats)
     }
 
@@ -213,6 +218,7 @@ impl StatsReader {
                 Err(e) => return Err(read_error(&self.path, name, e)),
             }
         }
+        self.v1.refresh(&self.dir, &self.path)?;
         match self.files.iter().position(|f| &*f.name == ALWAYS) {
             Some(at) if exists => self.files.swap(0, at),
             // The directory of a removed cgroup can be read, and is empty.

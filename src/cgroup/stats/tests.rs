@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use super::Stats;
 use super::reader::put;
 use crate::cgroup::Cgroup;
+use crate::cgroup::v1::Side;
 use crate::sys::fd::open_dir;
 
 /// Every name that the parsers know.
@@ -154,7 +155,8 @@ fn reading_a_recording_costs() {
         fs::write(dir.path().join(name), text).unwrap();
     }
     let fd = open_dir(rustix::fs::CWD, dir.path()).unwrap();
-    let mut reader = Cgroup::from_parts(fd, dir.path().to_owned(), None).stats_reader().unwrap();
+    let mut reader =
+        Cgroup::from_parts(fd, dir.path().to_owned(), None, Side::none()).stats_reader().unwrap();
     let files: Vec<File> = reader.files().map(|f| File::open(dir.path().join(f)).unwrap()).collect();
     assert_eq!(files.len(), recorded().len());
     let first = reader.read().unwrap();

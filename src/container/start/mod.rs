@@ -43,11 +43,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::idmap::{self, IdMap, InnerGid, SetGroups};
 use crate::namespaces::{Namespace, NamespaceKind};
 use crate::op::{Cancel, Deadline};
-use crate::process::Resource;
+use crate::process::{Resource, SessionKeyring};
 use crate::rootfs::Rootfs;
 use crate::runtime::Host;
-use crate::spawn::Fault;
-use crate::spawn::{Child, Plan, Running, Spec, Started, Strategy, launch};
+use crate::spawn::{Child, Hooks, KernelFs, Plan, Running, Spec, Started, Strategy, launch};
 
 /// Group `tty`, who owns terminals.
 const TTY: InnerGid = InnerGid::new(5);
@@ -64,6 +63,10 @@ pub(super) struct Request<'a> {
     pub(super) groups: SetGroups,
     /// Fresh and empty.
     pub(super) cgroup: Option<&'a Cgroup>,
+    /// Its limits will need v1 groups too.
+    pub(super) v1_groups: bool,
+    /// It gets a v1 group in systemd's hierarchy too, and this user has it.
+    pub(super) named_owner: Option<(u32, u32)>,
     /// The cgroup below that for the container's processes, where it is not the same.
     pub(super) payload: Option<&'a Cgroup>,
     /// The namespaces to join, in that order.
@@ -79,7 +82,7 @@ pub(super) struct Request<'a> {
     pub(super) strategy: Strategy<'a>,
     pub(super) deadline: Deadline,
     pub(super) cancel: Option<Cancel>,
-    pub(super) fault: Option<Fault>,
+    pub(super) hooks: Hooks,
     /// Who is told of the child before it gets its plan.
     pub(super) witness: Option<&'a dyn Witness>,
 }
@@ -207,7 +210,8 @@ impl Request<'_> {
         // Before it hides itself, which makes its files in proc root's.
         if let Some(value) = self.config.oom_score_adj {
             let value = value.get().to_string();
-            plan.write_file(OOM_SCORE, "/proc/self/oom_score_adj", value.as_bytes());
+            plan.enter_kernel(KernelFs::Proc);
+            plan.write_proc(OOM_SCORE, "/proc/self/oom_score_adj", value.as_bytes());
         }
         plan.prctl("hide this process's memory", libc::PR_SET_DUMPABLE, 0);
         // Where cgroup2 is mounted with `nsdelegate`, as systemd does, nobody inside a cgroup namespace can put a
@@ -272,7 +276,9 @@ impl Request<'_> {
             etc: etc.collect(),
             streams,
             tail: self.tail(users)?,
+            keyring: self.config.keyring == SessionKeyring::Own && self.host.has_keyrings(),
             cgroup2: self.host.has_cgroup2(),
+            cgroup_namespace_late: self.cgroup_namespace_late(),
             boot_id: if self.config.system.is_some() { new_boot_id()? } else { String::new() },
             machine_id: self.uuid.to_owned(),
         })
@@ -288,9 +294,7 @@ impl Request<'_> {
 
     fn assemble(&self, plan: &mut Plan, parts: &Parts) {
         plan::build(plan, self.config, parts);
-        if let Some(fault) = self.fault {
-            fault.inject(plan);
-        }
+        self.hooks.apply(plan);
     }
 
     fn tail(&self, users: Users) -> Result<Tail> {
@@ -328,11 +332,20 @@ impl Request<'_> {
         if self.network.is_some() {
             all &= !NamespaceKind::Net.clone_flag();
         }
+        if self.cgroup_namespace_late() {
+            all &= !NamespaceKind::Cgroup.clone_flag();
+        }
         if self.config.namespaces.time_offsets.is_zero() {
             all
         } else {
             all & !NamespaceKind::Time.clone_flag()
         }
+    }
+
+    /// Whether the cgroup namespace has to wait for the v1 groups that the limits need: the host puts the child into
+    /// them once it is there.
+    fn cgroup_namespace_late(&self) -> bool {
+        (self.v1_groups || self.named_owner.is_some()) && self.config.namespaces.is_new(NamespaceKind::Cgroup)
     }
 
     /// Without CAP_SYS_RESOURCE outside a process cannot raise its hard limits, so with a user namespace the host
@@ -383,6 +396,9 @@ impl Request<'_> {
             Some(cgroup) if self.has_limits() => cgroup.apply(&self.config.limits, self.config.enforce)?,
             _ => Vec::new(),
         };
+        if let (Some(cgroup), Some((uid, gid))) = (self.cgroup, self.named_owner) {
+            cgroup.v1_delegate_named(uid, gid)?;
+        }
         // The child waits for its plan, which needs no device that the policy denies.
         if let Some(cgroup) = self.cgroup {
             skipped.extend(devices::confine(self.host, cgroup, self.config)?);

@@ -16,6 +16,7 @@
 pub mod boot;
 pub mod cgroup;
 mod guard;
+pub mod intercept;
 mod measure;
 mod ours;
 mod peers;

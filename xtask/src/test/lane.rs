@@ -27,6 +27,7 @@ const LEFT_OUT: &[(&str, &str)] = &[
     ("support", "what the tests share, not the library"),
     ("layers", "reads the sources"),
     ("file_size", "reads the sources"),
+    ("cgroup1", "the lane has v2 alone, with every controller; all of it is about hosts with v1"),
     ("archives", "much reckoning, and no cgroup in it; the host's run has it all"),
     ("archives_debian", "as archives"),
     ("cli", "starts hundreds of programs; what they do has tests of its own, and the host's run has it all"),
@@ -91,10 +92,14 @@ pub fn run(only: &[String]) -> Result<Lane> {
         if programs.is_empty() {
             continue;
         }
-        let options = options(kind, &programs);
+        let mut options = options(kind, &programs);
         // Before any of them runs: the first fetches what all need.
         match vm::prepare(&options) {
-            Ok(parts) => machines.push((kind, programs, options, parts)),
+            Ok(parts) => {
+                let parser = parts.apparmor_parser()?;
+                options.env.push(("STOCKADE_APPARMOR_PARSER".to_owned(), parser.display().to_string()));
+                machines.push((kind, programs, options, parts));
+            }
             Err(why) => return Ok(Lane::Absent(why)),
         }
     }

@@ -129,6 +129,11 @@ pub struct Parts {
 }
 
 impl Parts {
+    /// The program that loads AppArmor's profiles.
+    pub fn apparmor_parser(&self) -> Result<std::path::PathBuf> {
+        self.tools.path(tools::APPARMOR_PARSER)
+    }
+
     /// The same kernel for a machine within the machine, with this init.
     pub fn guest(&self, init: &str) -> Result<Guest> {
         self.kernel.guest(init, &self.tools)
