@@ -143,9 +143,11 @@ impl Vm {
         let mut info =
             InstanceInfo::new((*self.id()).clone(), InstanceKind::Vm, self.status(), self.created_at);
         info.ephemeral = config.ephemeral;
-        info.rootfs = match &config.initramfs {
-            Some(path) => format!("initramfs {}", path.display()),
-            None => "none".to_owned(),
+        let root = config.guest.as_ref().and_then(|guest| guest.root_disk());
+        info.rootfs = match (root, &config.initramfs) {
+            (Some((disk, _)), _) => format!("disk {}", disk.display()),
+            (None, Some(path)) => format!("initramfs {}", path.display()),
+            (None, None) => "none".to_owned(),
         };
         match &*self.run() {
             Run::Live(live) => info.started_at = Some(live.record.started_at),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use stockade::ErrorKind;
 use stockade::instance::{ExecOptions, FreezeOptions, ShutdownOptions, Status, WaitOptions};
-use stockade::vm::{Disk, ExitReason, Guest, Vsock};
+use stockade::vm::{Disk, ExitReason, Guest, RootMode, Vsock};
 
 use super::{PATIENCE, Rig, ended, guests};
 
@@ -93,6 +93,11 @@ fn a_guest_whose_agent_never_comes_is_an_error_in_time() {
     let rig = Rig::new();
     let modules = rig.dir.path().join("modules");
     let guest = || Guest::new(&modules);
+    let rooted = guest().root("/root.ext4", RootMode::Overlay);
+    let rooted = rig.runtime.create(rig.config("rooted", b"").guest(rooted).build().unwrap()).unwrap();
+    assert_eq!(rooted.info().unwrap().rootfs, "disk /root.ext4");
+    let e = rooted.start().unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::NotFound, "{e}");
     let vm =
         rig.runtime.create(rig.config("silent", &guests::spin()).guest(guest()).build().unwrap()).unwrap();
     // No modules: said before anything runs.
