@@ -6,7 +6,7 @@
 use crate::container::ContainerRecord;
 use crate::name::InstanceId;
 use crate::store::RunRecord;
-use crate::{idmap, spawn, store};
+use crate::{idmap, seccomp, spawn, store};
 
 /// A plan as the child gets it; not executed. Its text, where it is one.
 pub fn plan(bytes: &[u8]) -> Option<String> {
@@ -16,6 +16,22 @@ pub fn plan(bytes: &[u8]) -> Option<String> {
 /// A record from a child. The error that it stands for.
 pub fn report(bytes: &[u8]) -> Option<String> {
     spawn::fuzzing::record(bytes)
+}
+
+/// A seccomp policy in JSON. Whether it is one.
+pub fn policy(bytes: &[u8]) -> bool {
+    seccomp::fuzzing::policy(bytes)
+}
+
+/// What is read of a caller whose system call is intercepted. The names of the forms that took it.
+pub fn notify(bytes: &[u8]) -> Vec<&'static str> {
+    seccomp::fuzzing::notify(bytes)
+}
+
+/// What virtual machines read of guests and files. What it was.
+#[cfg(feature = "vm")]
+pub fn vm(bytes: &[u8]) -> Option<&'static str> {
+    crate::vm::fuzzing::vm(bytes)
 }
 
 /// A file of the state or run directory, or of `/etc`. The names of the formats that took it.

@@ -8,9 +8,14 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::idmap::{InnerGid, InnerUid};
 
+mod label;
+mod landlock;
 mod rlimit;
 mod sysctl;
 
+pub(crate) use label::{SET_APPARMOR, SET_SELINUX};
+pub use label::{SecurityLabel, SessionKeyring};
+pub use landlock::{FileAccess, Landlock};
 pub use rlimit::{Resource, Rlimit};
 pub use sysctl::Sysctl;
 

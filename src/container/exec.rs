@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::handle::Container;
+use super::intercept::Watched;
 use super::live::Live;
 use super::reboot::Patience;
 use super::tail::{Settings, tail};
@@ -25,9 +26,9 @@ use crate::idmap::SetGroups;
 use crate::instance::{self, ExecOptions, Pipes};
 use crate::namespaces::{NamespaceKind, NamespaceSource};
 use crate::op::Deadline;
-use crate::process::User;
+use crate::process::{SessionKeyring, User};
 use crate::signal::Signal;
-use crate::spawn::{Child, Fd, Guests, Plan, Spec, launch};
+use crate::spawn::{Child, Fd, Guests, KernelFs, Plan, Spec, launch};
 use crate::sys::process::{PF_EXITING, process_flags};
 
 impl Container {
@@ -61,7 +62,7 @@ impl Container {
     }
 
     fn exec_inner(&self, options: ExecOptions) -> Result<Process> {
-        check(&options)?;
+        check_exec(&options)?;
         self.settle_if_ended()?;
         self.follow_reboot(Patience::None)?;
         let live = self.live()?;
@@ -72,6 +73,7 @@ impl Container {
     pub(super) fn exec_in(&self, live: &Live, options: ExecOptions) -> Result<Process> {
         let config = self.config();
         let host = &self.runtime.inner().host;
+        let hooks = options.hooks();
         let deadline = Deadline::from(options.deadline);
         let cancel = options.cancel.clone();
         let (mut sources, pipes) = streams::open(options.stdin, options.stdout, options.stderr)?;
@@ -94,7 +96,8 @@ impl Container {
         }
         let groups = !has_users || host.set_groups() == SetGroups::Allow || may_set_groups(live.child.id());
         let held = if has_users { CapSet::ALL } else { host.permitted() };
-        let settings = settings.tail(host, held)?;
+        let mut settings = settings.tail(host, held)?;
+        settings.listens = self.is_supervised(&config);
 
         let inner = live.cgroup.as_ref().map(|leaf| payload::for_exec(leaf, &config)).transpose()?.flatten();
         let cgroup = inner.as_ref().or(live.cgroup.as_ref());
@@ -112,7 +115,8 @@ impl Container {
         // Before it hides itself, which makes its files in proc root's, and before it joins the user namespace,
         // where limits can no longer be raised.
         if let Some(value) = config.oom_score_adj {
-            plan.write_file(
+            plan.enter_kernel(KernelFs::Proc);
+            plan.write_proc(
                 "set oom_score_adj",
                 "/proc/self/oom_score_adj",
                 value.get().to_string().as_bytes(),
@@ -139,6 +143,9 @@ impl Container {
         if kinds & cgroup_kind != 0 {
             plan.setns("join the container's cgroup namespace", Fd::Slot(0), cgroup_kind);
         }
+        if config.keyring == SessionKeyring::Own && host.has_keyrings() {
+            plan.keyring();
+        }
         if has_users {
             plan.set_ids("become root of the user namespace", 0, 0);
             if groups {
@@ -147,9 +154,7 @@ impl Container {
         }
         plan.setsid();
         tail(&mut plan, &streams, &settings);
-        if let Some(fault) = options.fault {
-            fault.inject(&mut plan);
-        }
+        hooks.apply(&mut plan);
 
         let spec = Spec {
             strategy: host.strategy(),
@@ -170,6 +175,21 @@ impl Container {
         let running = started.wait_exec(&plan, deadline, cancel.as_ref());
         let running = running.map_err(|e| explain(e, live))?;
         let child = Arc::new(running.child);
+        if let Some(listener) = running.listener {
+            let watched = Watched {
+                child: &child,
+                id_map: live.id_map.as_ref(),
+                cgroup: live.cgroup.as_ref(),
+                started_at: live.started_at,
+            };
+            if let Err(e) = self.watch(&config, listener, &watched) {
+                // A command that was as quick as that has no calls left.
+                if !matches!(child.try_wait(), Ok(Some(_))) {
+                    child.kill_and_reap();
+                    return Err(e);
+                }
+            }
+        }
         live.guests.reap();
         if let Err(e) = live.guests.add(&child) {
             child.kill_and_reap();
@@ -188,7 +208,8 @@ impl Container {
     }
 }
 
-fn check(options: &ExecOptions) -> Result<()> {
+/// What is wrong with a command, wherever it is to run.
+pub(crate) fn check_exec(options: &ExecOptions) -> Result<()> {
     use std::os::unix::ffi::OsStrExt;
     let nul = |s: &OsString| s.as_bytes().contains(&0);
     if options.args.first().is_none_or(|p| p.is_empty()) {
@@ -350,32 +371,43 @@ impl Process {
     /// Where reading or waiting fails.
     pub fn output(mut self) -> Result<Output> {
         drop(self.take_stdin());
-        let (mut stdout, mut stderr) = (Reader::new(self.take_stdout()), Reader::new(self.take_stderr()));
-        loop {
-            let ended = self.child.try_wait()?;
-            let mut fds: Vec<BorrowedFd<'_>> =
-                [&stdout, &stderr].into_iter().filter_map(|r| r.fd()).collect();
-            let none_left = fds.is_empty();
-            let deadline = match ended {
-                Some(status) if none_left => {
-                    return Ok(Output { status, stdout: stdout.data, stderr: stderr.data });
-                }
-                Some(_) => Deadline::after(DRAIN),
-                None => {
-                    fds.push(self.child.as_fd());
-                    Deadline::none()
-                }
-            };
-            let ready = crate::sys::pidfd::poll_in(&fds, deadline.instant())
-                .map_err(|e| Error::sys("read output", e))?;
-            let mut ready: VecDeque<bool> = ready.into();
-            if let (Some(status), false) = (ended, ready.contains(&true)) {
+        let streams = [self.take_stdout(), self.take_stderr()];
+        read_output(streams, self.child.as_fd(), DRAIN, || self.child.try_wait())
+    }
+}
+
+/// Reads output and errors until the command has ended, which `end` becomes readable for, and as long after as there comes
+/// something within `drain`.
+pub(crate) fn read_output(
+    [stdout, stderr]: [Option<OwnedFd>; 2],
+    end: BorrowedFd<'_>,
+    drain: Duration,
+    try_wait: impl Fn() -> Result<Option<ExitStatus>>,
+) -> Result<Output> {
+    let (mut stdout, mut stderr) = (Reader::new(stdout), Reader::new(stderr));
+    loop {
+        let ended = try_wait()?;
+        let mut fds: Vec<BorrowedFd<'_>> = [&stdout, &stderr].into_iter().filter_map(|r| r.fd()).collect();
+        let none_left = fds.is_empty();
+        let deadline = match ended {
+            Some(status) if none_left => {
                 return Ok(Output { status, stdout: stdout.data, stderr: stderr.data });
             }
-            for reader in [&mut stdout, &mut stderr] {
-                if reader.pipe.is_some() && ready.pop_front() == Some(true) {
-                    reader.read()?;
-                }
+            Some(_) => Deadline::after(drain),
+            None => {
+                fds.push(end);
+                Deadline::none()
+            }
+        };
+        let ready =
+            crate::sys::pidfd::poll_in(&fds, deadline.instant()).map_err(|e| Error::sys("read output", e))?;
+        let mut ready: VecDeque<bool> = ready.into();
+        if let (Some(status), false) = (ended, ready.contains(&true)) {
+            return Ok(Output { status, stdout: stdout.data, stderr: stderr.data });
+        }
+        for reader in [&mut stdout, &mut stderr] {
+            if reader.pipe.is_some() && ready.pop_front() == Some(true) {
+                reader.read()?;
             }
         }
     }

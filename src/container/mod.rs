@@ -10,6 +10,7 @@ mod freeze;
 mod handle;
 mod info;
 mod init;
+mod intercept;
 mod kill;
 mod live;
 mod load;
@@ -36,6 +37,8 @@ pub use config::{
     Problem, Propagation, SeccompConfig, SystemConfig, SystemIdentity, TmpfsMount,
 };
 pub use exec::{Output, Process};
+#[cfg(feature = "vm")]
+pub(crate) use exec::{check_exec, read_output};
 pub use handle::Container;
 #[cfg(feature = "fuzzing")]
 pub(crate) use handle::ContainerRecord;

@@ -21,7 +21,7 @@ use crate::namespaces::NamespaceSource;
 use crate::op::Deadline;
 use crate::rootfs::Rootfs;
 use crate::runtime::Inner;
-use crate::spawn::Started;
+use crate::spawn::{Hooks, Started};
 
 /// How long one sandbox may take.
 const MAKE: Duration = Duration::from_secs(30);
@@ -82,7 +82,7 @@ impl Sandbox {
             strategy: inner.host.strategy(),
             deadline: Deadline::after(MAKE),
             cancel: None,
-            fault: None,
+            hooks: Hooks::default(),
             witness: None,
         };
         let started = request.park()?;
@@ -185,6 +185,7 @@ fn same_sandbox(template: &ContainerConfig, config: &ContainerConfig) -> bool {
         && a.capabilities() == b.capabilities()
         && a.securebits == b.securebits
         && a.no_new_privs == b.no_new_privs
+        && a.keyring == b.keyring
         && a.base_mounts == b.base_mounts
         && a.mounts == b.mounts
         && a.masked_paths == b.masked_paths

@@ -3,17 +3,17 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use super::config::{ContainerConfig, SeccompConfig};
 use super::streams::Stream;
 use crate::caps::{CapSet, CapabilitySets, Securebits};
 use crate::error::Result;
-use crate::process::{Personality, Resource, Rlimit, Umask, User};
+use crate::process::{Landlock, Personality, Resource, Rlimit, SecurityLabel, Umask, User};
 use crate::runtime::Host;
-use crate::seccomp::{Filter, Policy};
-use crate::spawn::{CapMasks, Plan};
+use crate::seccomp::{Filter, Interception, Policy};
+use crate::spawn::{CapMasks, KernelFs, Plan};
 
 /// How a program runs: what a configuration or an exec asks for.
 #[derive(Clone, Debug)]
@@ -27,7 +27,18 @@ pub(super) struct Settings {
     securebits: Securebits,
     no_new_privs: bool,
     seccomp: SeccompConfig,
+    intercept: Interception,
+    label: Option<SecurityLabel>,
+    landlock: Option<Landlock>,
     personality: Personality,
+}
+
+/// Rules of Landlock in the kernel's numbers.
+#[derive(Clone, Debug)]
+struct FileRules {
+    /// The rights that are restricted.
+    handled: u64,
+    rules: Vec<(Vec<u8>, u64)>,
 }
 
 /// The same as the plan wants it.
@@ -46,6 +57,8 @@ pub(super) struct Tail {
     securebits: Securebits,
     no_new_privs: bool,
     seccomp: Option<Filter>,
+    label: Option<SecurityLabel>,
+    landlock: Option<FileRules>,
     /// Whether the host takes the filter's notify descriptor. Otherwise calls that it would be asked about fail
     /// with `ENOSYS`, which is the kernel's answer without a listener.
     pub(super) listens: bool,
@@ -70,6 +83,9 @@ impl Settings {
             securebits: config.securebits,
             no_new_privs: config.no_new_privs,
             seccomp: config.seccomp.clone(),
+            intercept: config.intercept.clone(),
+            label: config.label.clone(),
+            landlock: config.landlock.clone(),
             personality: config.personality,
         }
     }
@@ -85,6 +101,17 @@ impl Settings {
     }
 
     pub(super) fn tail(self, host: &Host, held: CapSet) -> Result<Tail> {
+        if let Some(label) = &self.label {
+            label.check_host()?;
+        }
+        let landlock = match &self.landlock {
+            Some(rules) => {
+                let (handled, rules) = rules.for_kernel()?;
+                let owned = |(path, access): (&Path, u64)| (path.as_os_str().as_bytes().to_vec(), access);
+                Some(FileRules { handled, rules: rules.into_iter().map(owned).collect() })
+            }
+            None => None,
+        };
         Ok(Tail {
             args: self.args.into_iter().map(OsString::into_vec).collect(),
             env: self.env.iter().map(|(k, v)| [k.as_bytes(), b"=", v.as_bytes()].concat()).collect(),
@@ -96,7 +123,9 @@ impl Settings {
             last_cap: host.last_cap(),
             securebits: self.securebits,
             no_new_privs: self.no_new_privs,
-            seccomp: filter(&self.seccomp)?,
+            seccomp: filter(&self.seccomp, &self.intercept)?,
+            label: self.label,
+            landlock,
             listens: false,
             console: false,
             bounded: false,
@@ -107,15 +136,17 @@ impl Settings {
 }
 
 /// The compiled filter: compiling takes up to a tenth of a millisecond, so once for each policy.
-fn filter(config: &SeccompConfig) -> Result<Option<Filter>> {
+fn filter(config: &SeccompConfig, intercept: &Interception) -> Result<Option<Filter>> {
     static DEFAULT: OnceLock<Arc<Policy>> = OnceLock::new();
-    match config {
-        SeccompConfig::Unconfined => Ok(None),
-        SeccompConfig::Policy(policy) => Filter::cached(policy).map(Some),
-        SeccompConfig::Default => {
-            let policy = DEFAULT.get_or_init(|| Arc::new(Policy::system_default()));
-            Filter::cached(policy).map(Some)
-        }
+    let policy = match config {
+        SeccompConfig::Unconfined => return Ok(None),
+        SeccompConfig::Policy(policy) => policy,
+        SeccompConfig::Default => DEFAULT.get_or_init(|| Arc::new(Policy::system_default())),
+    };
+    if intercept.is_empty() {
+        Filter::cached(policy).map(Some)
+    } else {
+        Filter::cached(&intercept.apply(policy)).map(Some)
     }
 }
 
@@ -139,8 +170,20 @@ pub(super) fn tail(plan: &mut Plan, streams: &[Stream; 3], t: &Tail) {
     plan.marker();
     // From here on nothing of the host is open, so that no path through /proc/self/fd leads to it.
     plan.close_others();
+    if let Some(label) = &t.label {
+        // Its mounts may be the work of whoever is in the container by now: the file must be the kernel's own.
+        let (path, text) = label.to_write();
+        plan.enter_kernel(KernelFs::Proc);
+        plan.write_proc(label.step(), path, &text);
+        plan.chdir("enter the root", "/");
+    }
     if t.cwd.as_os_str() != OsStr::new("/") {
         plan.working_dir(t.cwd.as_os_str().as_bytes());
+    }
+    // It takes CAP_SYS_ADMIN too, and the rights to find the paths of its rules.
+    if let Some(FileRules { handled, rules }) = &t.landlock {
+        let rules: Vec<(&[u8], u64)> = rules.iter().map(|(path, access)| (&**path, *access)).collect();
+        plan.landlock(*handled, &rules);
     }
     // Without no_new_privs a filter needs CAP_SYS_ADMIN, which goes below.
     if !t.no_new_privs {
@@ -176,7 +219,10 @@ fn add_streams(plan: &mut Plan, streams: &[Stream; 3], console: bool) {
 fn add_filter(plan: &mut Plan, t: &Tail) {
     if let Some(filter) = &t.seccomp {
         let listens = t.listens && filter.needs_listener();
-        plan.seccomp(filter.as_bytes(), if listens { libc::SECCOMP_FILTER_FLAG_NEW_LISTENER } else { 0 });
+        // A caller whose call is being answered is not interrupted by signals but by those that kill it: a call that was made
+        // in its stead would be made again.
+        let flags = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER | libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV;
+        plan.seccomp(filter.as_bytes(), if listens { flags } else { 0 });
     }
 }
 

@@ -111,6 +111,10 @@ pub struct ExecOptions {
     /// A fault on purpose, for tests.
     #[doc(hidden)]
     pub fault: Option<Fault>,
+    /// What holds an attack and is to be left out, for tests.
+    #[cfg(feature = "attacks")]
+    #[doc(hidden)]
+    pub weaken: Vec<crate::spawn::Weaken>,
 }
 
 wait_setters!(ExecOptions);
@@ -147,11 +151,31 @@ impl Default for ExecOptions {
             deadline: Some(DEFAULT_DEADLINE),
             cancel: None,
             fault: None,
+            #[cfg(feature = "attacks")]
+            weaken: Vec::new(),
         }
     }
 }
 
 impl ExecOptions {
+    /// What tests do to the plan.
+    pub(crate) fn hooks(&self) -> crate::spawn::Hooks {
+        crate::spawn::Hooks {
+            fault: self.fault,
+            #[cfg(feature = "attacks")]
+            weaken: self.weaken.clone(),
+        }
+    }
+
+    /// Leaves out what holds an attack, for tests.
+    #[cfg(feature = "attacks")]
+    #[doc(hidden)]
+    #[must_use]
+    pub fn weaken(mut self, what: crate::spawn::Weaken) -> Self {
+        self.weaken.push(what);
+        self
+    }
+
     /// Sets a fault on purpose, for tests.
     #[doc(hidden)]
     #[must_use]

@@ -90,6 +90,10 @@ pub struct StartOptions {
     /// A fault on purpose, for tests.
     #[doc(hidden)]
     pub fault: Option<Fault>,
+    /// What holds an attack and is to be left out, for tests.
+    #[cfg(feature = "attacks")]
+    #[doc(hidden)]
+    pub weaken: Vec<crate::spawn::Weaken>,
 }
 
 impl Default for StartOptions {
@@ -101,11 +105,31 @@ impl Default for StartOptions {
             stdout: Stdio::Null,
             stderr: Stdio::Null,
             fault: None,
+            #[cfg(feature = "attacks")]
+            weaken: Vec::new(),
         }
     }
 }
 
 impl StartOptions {
+    /// What tests do to the plan.
+    pub(crate) fn hooks(&self) -> crate::spawn::Hooks {
+        crate::spawn::Hooks {
+            fault: self.fault,
+            #[cfg(feature = "attacks")]
+            weaken: self.weaken.clone(),
+        }
+    }
+
+    /// Leaves out what holds an attack, for tests.
+    #[cfg(feature = "attacks")]
+    #[doc(hidden)]
+    #[must_use]
+    pub fn weaken(mut self, what: crate::spawn::Weaken) -> Self {
+        self.weaken.push(what);
+        self
+    }
+
     /// Sets a fault on purpose, for tests.
     #[doc(hidden)]
     #[must_use]

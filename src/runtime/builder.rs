@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use super::{HeldUsers, Host, Inner, Placement, Runtime};
 use crate::error::{Error, Result};
+use crate::seccomp::{NotifyLoop, Responder};
 use crate::store::Store;
 
 /// How children come to have memory of their own.
@@ -39,6 +40,8 @@ pub struct RuntimeBuilder {
     placement: Placement,
     strategy: SpawnStrategy,
     spawner_thread: bool,
+    notify_loop: NotifyLoop,
+    responder: Option<Arc<dyn Responder>>,
 }
 
 impl RuntimeBuilder {
@@ -52,6 +55,20 @@ impl RuntimeBuilder {
     /// Sets the directory of what must not: it should be on a tmpfs. Made where it is missing, mode 0700.
     pub fn run_dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.run_dir = Some(dir.into());
+        self
+    }
+
+    /// Sets who waits for calls that filters hand to this process; a thread of the runtime's unless told otherwise. See
+    /// [`Runtime::supervisor`].
+    pub fn notify_loop(mut self, notify_loop: NotifyLoop) -> Self {
+        self.notify_loop = notify_loop;
+        self
+    }
+
+    /// Sets who answers the calls for which policies have [`Action::Notify`](crate::seccomp::Action::Notify). Without one the
+    /// caller of a start gets the listener ([`Pipes`](crate::instance::Pipes)), and those of commands fail with `ENOSYS`.
+    pub fn responder(mut self, responder: impl Responder + 'static) -> Self {
+        self.responder = Some(Arc::new(responder));
         self
     }
 
@@ -114,6 +131,7 @@ impl RuntimeBuilder {
             run_dir,
             ranges: OnceLock::new(),
             held: HeldUsers::default(),
+            notify: super::notify::Notify::new(self.notify_loop, self.responder),
             open: Mutex::new(HashMap::new()),
             cpus: Mutex::new(()),
             #[cfg(feature = "vm")]

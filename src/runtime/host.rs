@@ -32,6 +32,8 @@ pub(crate) struct Host {
     cgroup: Result<Cgroups, String>,
     cgroup2: bool,
     device_programs: DevicePrograms,
+    /// `keyctl(2)` can be called here, and so inside.
+    keyrings: bool,
 }
 
 /// Where the ids of containers come from that say nothing about them.
@@ -88,6 +90,7 @@ impl Host {
             cgroup2: cgroup.is_ok(),
             cgroup,
             device_programs: DevicePrograms::default(),
+            keyrings: crate::sys::process::has_keyrings(),
         })
     }
 
@@ -111,6 +114,7 @@ impl Host {
             cgroup: Err("none in a unit test".to_owned()),
             cgroup2: true,
             device_programs: DevicePrograms::default(),
+            keyrings: true,
         }
     }
 
@@ -198,6 +202,11 @@ impl Host {
     /// The device programs that are loaded, each once.
     pub(crate) fn device_programs(&self) -> &DevicePrograms {
         &self.device_programs
+    }
+
+    /// Whether there are keyrings for who calls from here, and for children.
+    pub(crate) fn has_keyrings(&self) -> bool {
+        self.keyrings
     }
 
     pub(crate) fn has_cgroup2(&self) -> bool {

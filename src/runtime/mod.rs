@@ -7,6 +7,7 @@ mod host;
 mod hotplug;
 mod kind;
 mod newuidmap;
+mod notify;
 mod place;
 mod recover;
 #[cfg(feature = "systemd")]
@@ -79,6 +80,7 @@ pub(crate) struct Inner {
     pub(crate) tag: String,
     ranges: OnceLock<RangeAllocator>,
     pub(crate) held: HeldUsers,
+    notify: notify::Notify,
     open: Mutex<HashMap<InstanceId, Weak<Container>>>,
     /// Held by the thread that gives out CPUs.
     cpus: Mutex<()>,
@@ -272,11 +274,14 @@ impl Runtime {
     }
 
     /// Ends what the runtime itself has running: its pools, with their threads, waiting sandboxes and network
-    /// namespaces; and its virtual machines, which are threads of this process. Containers go on. When the last clone is dropped the same happens; a handle of a container holds one.
+    /// namespaces; its virtual machines, which are threads of this process; and its
+    /// [`supervisor`](Self::supervisor), with threads and helpers. Containers go on, and their intercepted calls fail with
+    /// `ENOSYS`. When the last clone is dropped the same happens; a handle of a container holds one.
     pub fn close(self) {
         let sandboxes = std::mem::take(&mut *self.pools.sandboxes.write().unwrap_or_else(|e| e.into_inner()));
         let networks = self.pools.networks.write().unwrap_or_else(|e| e.into_inner()).take();
         drop((sandboxes, networks));
+        self.inner.notify.close();
         #[cfg(feature = "vm")]
         self.inner.end_vms();
     }

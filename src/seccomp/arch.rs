@@ -69,6 +69,13 @@ impl Arch {
         }
     }
 
+    /// The ABI of a call with this `AUDIT_ARCH_*` value and number; `None` for one without a table.
+    pub(crate) fn of_call(audit_arch: u32, number: u32) -> Option<Self> {
+        let is_x32 = audit_arch == Self::X32.audit_arch() && number & X32_BIT != 0;
+        let fits = |arch: &Self| arch.audit_arch() == audit_arch && (*arch == Self::X32) == is_x32;
+        Self::ALL.into_iter().find(fits)
+    }
+
     /// The name in lower case.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -15,6 +15,10 @@ mod arch;
 mod asm;
 mod compile;
 mod filter;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
+pub(crate) mod intercept;
+mod notify;
 pub mod oci;
 mod oci_default;
 #[cfg(all(test, target_arch = "x86_64"))]
@@ -27,5 +31,8 @@ mod tables;
 
 pub use arch::Arch;
 pub use filter::Filter;
+pub use intercept::{Interception, MountInterception, Nodes};
+pub(crate) use notify::hands;
+pub use notify::{Call, Caller, NotifyLoop, Responder, Response, Supervisor};
 pub use policy::{Action, ArgCompare, Compare, Policy, Rule, SyscallData};
 pub use syscall::Syscall;

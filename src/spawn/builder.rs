@@ -36,7 +36,7 @@ pub(crate) enum FsConfig<'a> {
 /// What covers a masked file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum MaskFrom {
-    /// The file `dev/null`, seen from the working directory.
+    /// The file `/dev/null`, which must be the null device.
     DevNull,
     /// An empty file made for it, where no null device can be trusted.
     Nothing,
@@ -52,11 +52,11 @@ pub(crate) struct CapMasks {
 }
 
 impl Plan {
-    fn none(&mut self, what: &'static str, code: u16, args: [u64; 5]) {
+    pub(super) fn none(&mut self, what: &'static str, code: u16, args: [u64; 5]) {
         self.push(what, At::default(), code, args);
     }
 
-    fn on(&mut self, what: &'static str, object: At, code: u16, args: [u64; 5]) {
+    pub(super) fn on(&mut self, what: &'static str, object: At, code: u16, args: [u64; 5]) {
         self.push(what, object, code, args);
     }
 
@@ -268,20 +268,10 @@ impl Plan {
         self.mount_with(code::MOUNT_TOP, m);
     }
 
-    pub(crate) fn read_only_path(&mut self, path: impl AsRef<[u8]>) {
-        let at = self.text(path);
-        self.on("make path read-only", at, code::READ_ONLY, [at.into(), 0, 0, 0, 0]);
-        self.tolerate(Tolerate::Missing);
-    }
-
-    /// Hides the file or directory at `path`.
-    pub(crate) fn mask_path(&mut self, path: impl AsRef<[u8]>, from: MaskFrom) {
-        let at = self.text(path);
-        let source = match from {
-            MaskFrom::DevNull => self.text("dev/null"),
-            MaskFrom::Nothing => At::default(),
-        };
-        self.on("mask path", at, code::MASK, [at.into(), source.into(), 0, 0, 0]);
+    /// Makes `path`, looked up from the working directory, which is `dir`, read-only with all below.
+    pub(crate) fn read_only_path_in(&mut self, path: impl AsRef<[u8]>, dir: &str) {
+        let (shown, at) = self.text_below(path, dir);
+        self.on("make path read-only", shown, code::READ_ONLY, [at.into(), 0, 0, 0, 0]);
         self.tolerate(Tolerate::Missing);
     }
 
@@ -366,12 +356,6 @@ impl Plan {
         self.none(what, code::DUP_TO, [from.encode(), u64::from(to), 0, 0, 0]);
     }
 
-    pub(crate) fn write_file(&mut self, what: &'static str, path: &str, data: &[u8]) {
-        let at = self.text(path);
-        let bytes = self.bytes(data);
-        self.on(what, at, code::WRITE_FILE, [at.into(), bytes.into(), data.len() as u64, 0, 0]);
-    }
-
     pub(crate) fn create_file(&mut self, what: &'static str, path: &str, data: &[u8], mode: u32) {
         let at = self.text(path);
         let bytes = self.bytes(data);
@@ -382,7 +366,7 @@ impl Plan {
     /// Makes a terminal in the container's devpts and binds it to the new file `target`. The host gets its master.
     pub(crate) fn terminal(&mut self, target: &str) {
         let at = self.text(target);
-        self.on("make a terminal", at, code::TERMINAL, [at.into(), 0, 0, 0, 0]);
+        self.on("make a terminal", at, code::TERMINAL, [at.into(), 1, 0, 0, 0]);
     }
 
     /// Gives a file of the root file system this content, if it is there and can be written. No link is followed.
@@ -401,6 +385,12 @@ impl Plan {
     /// Ends the plan: the child waits for another one.
     pub(crate) fn park(&mut self) {
         self.none("wait for the next plan", code::NEXT_PLAN, [0; 5]);
+    }
+
+    /// Ends the plan: the child does lists of system calls; `home` is then in slot 0, and
+    /// descriptors of a list lie in the slots from `first` on.
+    pub(crate) fn act(&mut self, home: Fd, first: u8) {
+        self.none("act for others", code::ACT, [home.encode(), first.into(), 0, 0, 0]);
     }
 
     /// Hands the host a socket that acts on the child's network namespace.

@@ -51,7 +51,8 @@ fn row(op: u16) -> (&'static str, &'static [Arg]) {
         code::KEEP_TERMINALS => {
             ("keep_terminals", &[Number("slot"), Number("count"), Fd("file"), Number("size"), Fd("until")])
         }
-        code::TERMINAL => ("terminal", &[Text("at")]),
+        code::ACT => ("act", &[Fd("home"), Number("slot")]),
+        code::TERMINAL => ("terminal", &[Text("at"), Number("check")]),
         code::WRITE_OVER => ("write_over", &[Text("path"), Data("data")]),
         code::CLOSE_INHERITED => ("close_inherited", &[]),
         code::EXEC => ("exec", &[List("path"), List("argv"), List("env")]),
@@ -67,7 +68,7 @@ fn row(op: u16) -> (&'static str, &'static [Arg]) {
             ("mount_top", &[Text("source"), Text("target"), Text("type"), Hex("flags"), Text("data")])
         }
         code::READ_ONLY => ("read_only", &[Text("path")]),
-        code::MASK => ("mask", &[Text("path"), Text("from")]),
+        code::MASK => ("mask", &[Text("path"), Text("from"), Hex("device")]),
         code::FSOPEN => ("fsopen", &[Text("type")]),
         code::FSCONFIG => ("fsconfig", &[Fd("fs"), Number("command"), Text("key"), Text("value")]),
         code::FSMOUNT => ("fsmount", &[Fd("fs"), Hex("attrs")]),
@@ -81,8 +82,12 @@ fn row(op: u16) -> (&'static str, &'static [Arg]) {
         code::MKDIR => ("mkdir", &[Text("path"), Octal("mode")]),
         code::OPEN => ("open", &[Text("path"), Hex("flags"), Octal("mode")]),
         code::DUP_TO => ("dup_to", &[Fd("from"), Number("to")]),
-        code::WRITE_FILE => ("write_file", &[Text("path"), Data("data")]),
+        code::WRITE_FILE => ("write_file", &[Text("path"), Data("data"), Skip, Hex("resolve")]),
         code::CREATE_FILE => ("create_file", &[Text("path"), Data("data"), Skip, Octal("mode")]),
+        code::KEYRING => ("keyring", &[]),
+        code::LANDLOCK => ("landlock", &[Hex("handled"), Skip, Number("rules")]),
+        code::ENTER_KERNEL => ("enter_kernel", &[Text("path"), Hex("magic")]),
+        code::CHECK_DEVICE => ("check_device", &[Text("path"), Hex("device")]),
         code::CLOSE_OTHERS => ("close_others", &[]),
         code::WORKING_DIR => ("working_dir", &[Text("path")]),
         _ => ("unknown", &[]),

@@ -1,6 +1,8 @@
-//! Faults on purpose, for tests: an op of the plan that fails, or a child that dies.
+//! What tests do to a plan: an op that fails, a child that dies, and (feature `attacks`) a safeguard that is not there.
 
 use super::plan::Plan;
+#[cfg(feature = "attacks")]
+use super::weaken::Weaken;
 
 /// Makes one op of the plan of a start or an exec fail. For tests of what is left behind, and no part of the stable interface.
 #[doc(hidden)]
@@ -12,9 +14,23 @@ pub struct Fault {
     pub errno: i32,
 }
 
-impl Fault {
-    /// Puts the fault into `plan`; one for an op that is not there does nothing.
-    pub(crate) fn inject(self, plan: &mut Plan) {
-        plan.inject(self.op, self.errno);
+/// All that a test does to one plan. Nothing, outside of tests.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Hooks {
+    pub(crate) fault: Option<Fault>,
+    #[cfg(feature = "attacks")]
+    pub(crate) weaken: Vec<Weaken>,
+}
+
+impl Hooks {
+    /// Does it. A fault for an op that is not there does nothing.
+    pub(crate) fn apply(&self, plan: &mut Plan) {
+        #[cfg(feature = "attacks")]
+        for weaken in &self.weaken {
+            plan.weaken(*weaken);
+        }
+        if let Some(fault) = self.fault {
+            plan.inject(fault.op, fault.errno);
+        }
     }
 }

@@ -1,4 +1,5 @@
 //! Making the child and talking to it until its program runs. See [`super::interp`] for the conversation.
+//! Length: one conversation, read as a whole.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -227,6 +228,29 @@ impl Started {
                 }
                 Ok(())
             }
+        }
+    }
+
+    /// Waits until the child has come to the op that ends its plan and serves the host. The socket to it, and the child.
+    pub(crate) fn wait_serving(mut self, plan: &Plan, deadline: Deadline) -> Result<(OwnedFd, Child)> {
+        while !self.marker && self.failure.is_none() {
+            match self.next(plan)? {
+                Next::Message => {}
+                Next::Nothing => wait_for(self.sock.as_fd(), Readiness::Readable, deadline, None, WAIT)?,
+                Next::End => return Err(self.died()),
+            }
+        }
+        if self.failure.is_some() {
+            return Err(self.died());
+        }
+        if let Some(lent) = self.lent.take() {
+            lent.take_back();
+        }
+        let sock = rustix::io::fcntl_dupfd_cloexec(&self.sock, 3);
+        let sock = sock.map_err(|e| Error::sys("duplicate a descriptor", e))?;
+        match self.child.take() {
+            Some(child) => Ok((sock, child)),
+            None => Err(Error::new(ErrorKind::Died, "look up the child")),
         }
     }
 

@@ -184,6 +184,12 @@ impl Plan {
         }
     }
 
+    /// Its ops and what each is for, to be changed together.
+    #[cfg(feature = "attacks")]
+    pub(super) fn parts_mut(&mut self) -> (&mut Vec<Op>, &mut Vec<Step>) {
+        (&mut self.ops, &mut self.steps)
+    }
+
     /// The plan as the interpreter reads it.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let ops_at = self.data.len().next_multiple_of(8);

@@ -5,6 +5,7 @@ use rustix::io::Errno;
 use super::interp::abi::{self, Record, code};
 use super::plan::Plan;
 use crate::error::{Error, ErrorKind};
+use crate::process::{SET_APPARMOR, SET_SELINUX};
 
 /// Reads a record.
 pub(super) fn decode(bytes: &[u8]) -> Option<Record> {
@@ -39,6 +40,7 @@ pub(super) fn error(plan: &Plan, record: &Record) -> Error {
     }
     match plan.ops().get(record.op as usize).map(|op| op.code) {
         Some(code::EXEC) => payload(e, errno),
+        Some(code::WRITE_FILE) if what == SET_APPARMOR || what == SET_SELINUX => label(e, errno),
         Some(code) => hint(e, code, errno),
         None => e,
     }
@@ -62,6 +64,18 @@ fn payload(e: Error, errno: Errno) -> Error {
             e.with_kind(ErrorKind::InvalidConfig).hint("arguments and environment are too long together")
         }
         _ => e,
+    }
+}
+
+fn label(e: Error, errno: Errno) -> Error {
+    match errno {
+        Errno::NOENT | Errno::INVAL => e
+            .with_kind(ErrorKind::NotFound)
+            .hint("load the profile, or the policy that has the context, on the host"),
+        Errno::ACCESS | Errno::PERM => {
+            e.hint("the label that this process runs under does not let it change to that one")
+        }
+        _ => hint(e, code::WRITE_FILE, errno),
     }
 }
 
@@ -130,6 +144,20 @@ fn hint(e: Error, op: u16, errno: Errno) -> Error {
         (code::WRITE_FILE, Errno::INVAL | Errno::RANGE) => {
             e.with_kind(ErrorKind::InvalidConfig).hint("the kernel does not take that value")
         }
+        (code::WRITE_FILE | code::ENTER_KERNEL, Errno::XDEV | Errno::LOOP | Errno::NOTDIR) => e
+            .with_kind(ErrorKind::InvalidConfig)
+            .detail("is not what the kernel has there")
+            .hint("something was mounted over it, or put in its place, while the container was being set up"),
+        (code::MASK | code::CHECK_DEVICE | code::TERMINAL, Errno::XDEV) => {
+            e.detail("something else was put in the place of a device while the container was being set up")
+        }
+        (code::LANDLOCK, Errno::NOENT | Errno::LOOP | Errno::NOTDIR) => {
+            e.with_kind(ErrorKind::InvalidConfig).hint("every path of a rule must be there in the root file system")
+        }
+        (code::KEYRING, Errno::DQUOT) => e.hint(
+            "the user has as many keys as kernel.keys.maxkeys lets him; raise it, or let the container keep the host's \
+             keyring (SessionKeyring::Host)",
+        ),
         (code::WRITE_FILE, Errno::NOENT) => e.hint("this kernel, or the container's namespaces, lack that file"),
         _ => e,
     }

@@ -1,5 +1,6 @@
 //! The engine alone: plans without namespaces, which any user may run.
 
+mod helper;
 mod random;
 
 use std::os::fd::AsFd;

@@ -73,6 +73,7 @@ impl Area {
             Err(e) => return Err(Error::sys("make a directory of the runtime", e).path(path)),
         }
         let instances = open_own(top.fd.as_fd(), Path::new(INSTANCES), &path)?;
+        close_to_others(&instances).map_err(|e| Error::sys("close a directory to others", e).path(&path))?;
         let (next, synced) = (AtomicU64::new(0), Mutex::default());
         let area = Self { root: root.to_owned(), instances, durable, token, next, synced };
         area.sweep(crashed)?;
@@ -397,6 +398,15 @@ fn note_text(bytes: &[u8]) -> Option<&[u8]> {
 
 fn project_of(place: &str) -> &str {
     place.split_once('/').map_or(place, |(project, _)| project)
+}
+
+/// Takes the way through a directory from everybody else: with an id map, programs below it that a container has made
+/// set-user-id are those of root of the host.
+fn close_to_others(dir: &OwnedFd) -> std::result::Result<(), Errno> {
+    if rustix::fs::fstat(dir)?.st_mode & 0o077 == 0 {
+        return Ok(());
+    }
+    rustix::fs::fchmod(dir, Mode::RWXU)
 }
 
 /// Opens a directory that must belong to the caller and that nobody else may write to: whoever can, decides

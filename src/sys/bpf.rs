@@ -148,11 +148,22 @@ pub(crate) fn attach_device_program(
     program: BorrowedFd<'_>,
     replace: Option<BorrowedFd<'_>>,
 ) -> Result<(), Errno> {
+    let flags = if replace.is_some() { ALLOW_MULTI | REPLACE } else { ALLOW_MULTI };
+    attach_device_program_with(cgroup, program, replace, flags)
+}
+
+/// Attaches a device program with these `BPF_F_*` flags.
+pub(crate) fn attach_device_program_with(
+    cgroup: BorrowedFd<'_>,
+    program: BorrowedFd<'_>,
+    replace: Option<BorrowedFd<'_>>,
+    flags: u32,
+) -> Result<(), Errno> {
     let mut attr = Attach {
         target_fd: number(cgroup),
         attach_bpf_fd: number(program),
         attach_type: ATTACH_CGROUP_DEVICE,
-        attach_flags: if replace.is_some() { ALLOW_MULTI | REPLACE } else { ALLOW_MULTI },
+        attach_flags: flags,
         replace_bpf_fd: replace.map_or(0, number),
     };
     // SAFETY: the structure holds no pointers.

@@ -10,6 +10,12 @@ use super::raw::{last_errno, retry};
 /// `MFD_EXEC` (Linux 6.3): says that the file will be executed; needed where `vm.memfd_noexec` is 1.
 const MFD_EXEC: u32 = 0x10;
 
+const SEALS: SealFlags =
+    SealFlags::SEAL.union(SealFlags::SHRINK).union(SealFlags::GROW).union(SealFlags::WRITE);
+
+/// `F_SEAL_EXEC` (Linux 6.3): the permission to execute it stays as it is.
+const F_SEAL_EXEC: SealFlags = SealFlags::from_bits_retain(0x20);
+
 /// An executable file in memory that nobody, not even this process, can change any more.
 pub(crate) fn sealed_executable(name: &str, image: &[u8]) -> Result<OwnedFd, Errno> {
     let base = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
@@ -19,10 +25,12 @@ pub(crate) fn sealed_executable(name: &str, image: &[u8]) -> Result<OwnedFd, Err
         other => other?,
     };
     write_all(&fd, image)?;
-    rustix::fs::fcntl_add_seals(
-        &fd,
-        SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE,
-    )?;
+    // A privileged container's root is its owner, and could make it useless for all later starts.
+    match rustix::fs::fcntl_add_seals(&fd, SEALS | F_SEAL_EXEC) {
+        // Before 6.3.
+        Err(Errno::INVAL) => rustix::fs::fcntl_add_seals(&fd, SEALS)?,
+        other => other?,
+    }
     Ok(fd)
 }
 
@@ -30,10 +38,7 @@ pub(crate) fn sealed_executable(name: &str, image: &[u8]) -> Result<OwnedFd, Err
 pub(crate) fn sealed_data(name: &str, data: &[u8]) -> Result<OwnedFd, Errno> {
     let fd = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
     write_all(&fd, data)?;
-    rustix::fs::fcntl_add_seals(
-        &fd,
-        SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE,
-    )?;
+    rustix::fs::fcntl_add_seals(&fd, SEALS)?;
     Ok(fd)
 }
 

@@ -34,3 +34,50 @@ pub(crate) fn of_pidfd(pidfd: BorrowedFd<'_>, request: u8) -> Result<OwnedFd, Er
     // SAFETY: see above.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
+
+/// The user namespace that another one was made in (`NS_GET_PARENT`, Linux 4.9).
+///
+/// # Errors
+/// `EPERM` where that is neither this process's own nor one below it.
+pub(crate) fn parent(user_namespace: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    const NS_GET_PARENT: libc::c_ulong = 0xB702;
+    // SAFETY: this request takes no argument and returns a new descriptor, owned here and nowhere else.
+    let fd = unsafe { libc::ioctl(user_namespace.as_raw_fd(), NS_GET_PARENT) };
+    if fd < 0 {
+        return Err(last_errno());
+    }
+    // SAFETY: see above.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// The user namespace that another namespace belongs to (`NS_GET_USERNS`, Linux 4.9).
+///
+/// # Errors
+/// `EPERM` where that is neither this process's own nor one below it.
+pub(crate) fn owner(namespace: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    const NS_GET_USERNS: libc::c_ulong = 0xB701;
+    // SAFETY: this request takes no argument and returns a new descriptor, owned here and nowhere else.
+    let fd = unsafe { libc::ioctl(namespace.as_raw_fd(), NS_GET_USERNS) };
+    if fd < 0 {
+        return Err(last_errno());
+    }
+    // SAFETY: see above.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// The number that a thread of a pid namespace has in this process's (Linux 6.11).
+///
+/// # Errors
+/// `ENOTTY` or `EINVAL` before Linux 6.11; `ESRCH` where there is no such thread, or it is not to be seen from here.
+pub(crate) fn thread_from(pid_namespace: BorrowedFd<'_>, inner: u32) -> Result<u32, Errno> {
+    /// `NS_GET_PID_FROM_PIDNS`.
+    const NS_GET_PID_FROM_PIDNS: libc::c_ulong = 0x8004_B706;
+    // SAFETY: this request takes a number by value and returns a number.
+    let tid =
+        unsafe { libc::ioctl(pid_namespace.as_raw_fd(), NS_GET_PID_FROM_PIDNS, libc::c_ulong::from(inner)) };
+    match u32::try_from(tid) {
+        Ok(0) => Err(Errno::SRCH),
+        Ok(tid) => Ok(tid),
+        Err(_) => Err(last_errno()),
+    }
+}

@@ -38,6 +38,23 @@ pub(crate) fn open(pid: Pid) -> Result<OwnedFd, Errno> {
     rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
 }
 
+/// Opens the thread `tid` (`PIDFD_THREAD`, Linux 6.9), before that its process.
+pub(crate) fn open_thread(tid: u32, process: u32) -> Result<OwnedFd, Errno> {
+    const PIDFD_THREAD: u32 = libc::O_EXCL as u32;
+    let pid = |n: u32| Pid::from_raw(n.cast_signed()).ok_or(Errno::SRCH);
+    let flags = rustix::process::PidfdFlags::from_bits_retain(PIDFD_THREAD);
+    match rustix::process::pidfd_open(pid(tid)?, flags) {
+        Err(Errno::INVAL) => open(pid(process)?),
+        opened => opened,
+    }
+}
+
+/// A copy of a descriptor of another process, close-on-exec (`pidfd_getfd(2)`).
+pub(crate) fn take_fd(pidfd: BorrowedFd<'_>, fd: u32) -> Result<OwnedFd, Errno> {
+    let fd = i32::try_from(fd).map_err(|_| Errno::BADF)?;
+    rustix::process::pidfd_getfd(pidfd, fd, rustix::process::PidfdGetfdFlags::empty())
+}
+
 /// Sends `signal` (`pidfd_send_signal(2)`).
 pub(crate) fn send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<(), Errno> {
     // SAFETY: a descriptor and three plain numbers; a null siginfo asks for the default one.

@@ -23,7 +23,10 @@ pub(super) struct Assembly {
     pub(super) buses: Buses,
     pub(super) control: Arc<Control>,
     pub(super) nodes: Vec<MmioNode>,
+    /// Those that share the machine's event thread.
     pub(super) handlers: Vec<Box<dyn EventHandler>>,
+    /// Those with a thread each, and its name: they may wait for the host's disks.
+    pub(super) own: Vec<(String, Box<dyn EventHandler>)>,
 }
 
 /// A page of registers and an interrupt, in which the guest looks for a virtio device.

@@ -5,9 +5,12 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::arch::{COMMAND_LINE_MAX, MAX_VCPUS};
-use super::boot::BootProtocol;
+use super::boot::{BootProtocol, Initramfs};
+use super::disk::Disk;
+use super::guest::Guest;
 use super::machine::Spec;
 use super::memory::MemoryBacking;
+use super::vsock::Vsock;
 use crate::error::{Error, Result};
 use crate::name::{InstanceId, InstanceName};
 use crate::os_text;
@@ -18,6 +21,8 @@ const MIN_MEMORY: u64 = 32 * MIB;
 /// More than processors have addresses for in practice.
 const MAX_MEMORY: u64 = 4 << 40;
 const MAX_RING: usize = 64 << 20;
+/// With them, other devices still have a place.
+const MAX_DISKS: usize = 12;
 
 /// A checked configuration of a virtual machine; made by [`VmConfig::builder`].
 ///
@@ -50,6 +55,16 @@ pub struct VmConfig {
     pub(super) console_ring: usize,
     #[serde(default)]
     pub(super) rng: bool,
+    #[serde(default)]
+    pub(super) balloon: bool,
+    #[serde(default)]
+    pub(super) virtio_console: bool,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) disks: Vec<Disk>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) vsock: Option<Vsock>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) guest: Option<Guest>,
     #[serde(default)]
     pub(super) ephemeral: bool,
     #[serde(default)]
@@ -91,6 +106,16 @@ impl VmConfig {
         self.memory
     }
 
+    /// What runs in its guest, where that has the agent.
+    pub fn guest(&self) -> Option<&Guest> {
+        self.guest.as_ref()
+    }
+
+    /// Its disks, in the guest's order. A [guest](Self::guest)'s root comes before them.
+    pub fn disks(&self) -> &[Disk] {
+        &self.disks
+    }
+
     /// What the memory is made of.
     pub fn memory_backing(&self) -> MemoryBacking {
         self.memory_backing
@@ -105,12 +130,17 @@ impl VmConfig {
             name: self.id.name.to_string(),
             kernel: self.kernel.clone(),
             protocol: self.boot_protocol,
-            initramfs: self.initramfs.clone(),
+            initramfs: self.initramfs.clone().map(Initramfs::File),
             command_line: self.command_line.clone(),
             vcpus: self.vcpus,
             memory: self.memory,
             backing: self.memory_backing,
             rng: self.rng,
+            balloon: self.balloon,
+            virtio_console: self.virtio_console,
+            disks: self.guest.iter().filter_map(Guest::disk).chain(self.disks.clone()).collect(),
+            // The agent is reached by it.
+            vsock: self.vsock.clone().or_else(|| self.guest.as_ref().map(|_| Vsock::default())),
         }
     }
 
@@ -140,6 +170,17 @@ impl VmConfig {
         }
         if self.console_ring > MAX_RING {
             found.push(format!("console_ring: is {} bytes, and may be {MAX_RING}", self.console_ring));
+        }
+        if self.disks.len() > MAX_DISKS {
+            found.push(format!("disks: are {}, and may be {MAX_DISKS}", self.disks.len()));
+        }
+        found.extend(self.disks.iter().filter_map(Disk::problem));
+        found.extend(self.vsock.iter().filter_map(Vsock::problem));
+        if let Some(guest) = &self.guest {
+            found.extend(guest.problems());
+            if self.initramfs.is_some() {
+                found.push("initramfs: is the agent's, where there is a guest".to_owned());
+            }
         }
         found
     }
@@ -175,6 +216,11 @@ impl VmBuilder {
             memory_backing: MemoryBacking::Auto,
             console_ring: 256 << 10,
             rng: false,
+            balloon: false,
+            virtio_console: false,
+            disks: Vec::new(),
+            vsock: None,
+            guest: None,
             ephemeral: false,
             kill_on_drop: false,
         };
@@ -240,6 +286,49 @@ impl VmBuilder {
     /// Gives it a source of random bytes, the host's: a virtio device (`virtio_mmio` and `virtio-rng` in Linux).
     pub fn rng(mut self) -> Self {
         self.config.rng = true;
+        self
+    }
+
+    /// Gives it a balloon, by which memory can be asked back from the guest: [`Vm::set_balloon`](super::Vm::set_balloon).
+    /// The guest needs Linux's `virtio_balloon`.
+    pub fn balloon(mut self) -> Self {
+        self.config.balloon = true;
+        self
+    }
+
+    /// Gives it a console beside the serial one, `hvc0` in Linux: with `console=hvc0` on the command line it is the kernel's.
+    /// What is written there is in [`Vm::console_log`](super::Vm::console_log), too, and
+    /// [`Vm::console_input`](super::Vm::console_input) types there alone. The kernel's first words, before its driver is
+    /// there, need the serial one.
+    pub fn virtio_console(mut self) -> Self {
+        self.config.virtio_console = true;
+        self
+    }
+
+    /// Adds a disk: up to 12. The path may be relative to the host's working directory.
+    pub fn disk(mut self, disk: Disk) -> Self {
+        let path = self.absolute("disk", disk.path().to_owned());
+        self.config.disks.push(disk.at(path));
+        self
+    }
+
+    /// Sets what runs in its guest, with the library's agent, in place of an initramfs. See [`Guest`].
+    pub fn guest(mut self, guest: Guest) -> Self {
+        let guest = guest.absolute(|field, path| self.absolute(field, path));
+        self.config.guest = Some(guest);
+        self
+    }
+
+    /// Gives it sockets to and from the host. See [`Vm::vsock_connect`](super::Vm::vsock_connect).
+    pub fn vsock(mut self, vsock: Vsock) -> Self {
+        let vsock = match vsock.socket_path().map(Path::to_owned) {
+            Some(path) => {
+                let path = self.absolute("vsock", path);
+                vsock.socket(path)
+            }
+            None => vsock,
+        };
+        self.config.vsock = Some(vsock);
         self
     }
 

@@ -26,11 +26,23 @@ pub(super) trait EventHandler: Send {
 pub(super) struct Watcher<'a> {
     epoll: &'a OwnedFd,
     handler: u32,
+    /// What is added to each token.
+    base: u32,
 }
 
-impl Watcher<'_> {
+impl<'a> Watcher<'a> {
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(super) fn new(epoll: &'a OwnedFd) -> Self {
+        Self { epoll, handler: 0, base: 0 }
+    }
+
     fn data(&self, token: u32) -> EventData {
-        EventData::new_u64(u64::from(self.handler) << 32 | u64::from(token))
+        EventData::new_u64(u64::from(self.handler) << 32 | u64::from(self.base + token))
+    }
+
+    /// The same, for somebody inside of the handler: it is asked for tokens from `base` on.
+    pub(super) fn with_base(&self, base: u32) -> Watcher<'_> {
+        Watcher { epoll: self.epoll, handler: self.handler, base: self.base + base }
     }
 
     /// Calls the handler with `token` whenever the descriptor is ready, until its last copy is closed.
@@ -56,7 +68,7 @@ impl EventLoop {
         let wake = Arc::new(Event::new().map_err(failed)?);
         epoll::add(&epoll, &*wake, EventData::new_u64(WAKE), EventFlags::IN).map_err(failed)?;
         for (n, handler) in (0..).zip(&mut handlers) {
-            handler.begin(&Watcher { epoll: &epoll, handler: n })?;
+            handler.begin(&Watcher { epoll: &epoll, handler: n, base: 0 })?;
         }
         Ok(Self { epoll, wake, handlers })
     }
@@ -87,7 +99,7 @@ impl EventLoop {
                     continue;
                 }
                 let (handler, token) = ((data >> 32) as u32, data as u32);
-                let watcher = Watcher { epoll: &self.epoll, handler };
+                let watcher = Watcher { epoll: &self.epoll, handler, base: 0 };
                 if let Some(found) = self.handlers.get_mut(handler as usize) {
                     found.ready(token, event.flags, &watcher);
                 }

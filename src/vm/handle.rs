@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
+use super::agent::Agent;
 use super::config::VmConfig;
 use super::devices::{ConsoleOutput, ConsoleRing};
 use super::exit::ExitReason;
@@ -75,6 +76,7 @@ pub(crate) struct Live {
     pub(super) machine: Machine,
     pub(super) console: Arc<ConsoleRing>,
     pub(super) record: RunRecord,
+    pub(super) agent: Option<Agent>,
 }
 
 impl Live {
@@ -166,7 +168,7 @@ impl Vm {
         ring.map_or_else(|| ConsoleRing::new(0).since(0), |ring| ring.since(from))
     }
 
-    /// Types on the guest's serial console; says how many of the bytes were taken. A guest that does not read leaves room
+    /// Types on the guest's console; says how many of the bytes were taken. A guest that does not read leaves room
     /// for 64 KiB.
     ///
     /// # Errors
@@ -174,6 +176,36 @@ impl Vm {
     pub fn console_input(&self, bytes: &[u8]) -> Result<usize> {
         let live = self.live().map_err(|e| e.with_op("console_input").with_instance(self.id()))?;
         Ok(live.machine.console_input(bytes))
+    }
+
+    /// Asks the guest to do without so many bytes of its memory, which the host has back as the guest gives them up; 0 gives
+    /// all back to it. It returns at once, and a guest need not obey: [`balloon`](Self::balloon) says what it has done.
+    ///
+    /// # Errors
+    /// [`InvalidState`](crate::ErrorKind::InvalidState) where it does not run in this runtime;
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) where its configuration has no balloon;
+    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) for more than it has.
+    pub fn set_balloon(&self, bytes: u64) -> Result<()> {
+        let set = self.live().and_then(|live| {
+            let memory = self.config().memory;
+            if bytes > memory {
+                let why = format!("is {bytes} bytes, and the machine has {memory}");
+                return Err(Error::invalid("balloon", why));
+            }
+            live.machine.balloon().ok_or_else(no_balloon)?.ask(bytes);
+            Ok(())
+        });
+        set.map_err(|e| e.with_op("set_balloon").with_instance(self.id()))
+    }
+
+    /// Bytes of its memory that the guest says that it does without.
+    ///
+    /// # Errors
+    /// As [`set_balloon`](Self::set_balloon).
+    pub fn balloon(&self) -> Result<u64> {
+        let live = self.live();
+        let bytes = live.and_then(|live| Ok(live.machine.balloon().ok_or_else(no_balloon)?.bytes()));
+        bytes.map_err(|e| e.with_op("balloon").with_instance(self.id()))
     }
 
     /// How often the processors of this run or else the last one came out of the kernel; zero before the first run.
@@ -221,6 +253,12 @@ impl Vm {
     pub(super) fn named<T>(&self, action: Action, result: Result<T>) -> Result<T> {
         result.map_err(|e| e.with_op(action.verb()).with_instance(self.id()))
     }
+}
+
+fn no_balloon() -> Error {
+    Error::new(ErrorKind::Unsupported, "reach the balloon of the virtual machine")
+        .detail("its configuration has none")
+        .hint("give it VmBuilder::balloon")
 }
 
 impl fmt::Debug for Vm {

@@ -1,7 +1,12 @@
 //! Starting, stopping, pausing, waiting.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use super::agent::wire::Request;
+use super::agent::{self, Agent};
+use super::boot::Initramfs;
+use super::config::VmConfig;
 use super::devices::ConsoleRing;
 use super::exit::ExitReason;
 use super::handle::{Live, Run, Vm};
@@ -15,6 +20,9 @@ use crate::instance::{
 };
 use crate::op::{Action, Cancel, Deadline};
 use crate::signal::Signal;
+
+/// How long the agent may take to say that it has heard of a shutdown.
+const AGENT: Duration = Duration::from_secs(10);
 
 impl Vm {
     /// Starts it with default options.
@@ -68,9 +76,10 @@ impl Vm {
         // Before it runs: another runtime that looks now sees that it does.
         store.save_run(&self.id(), config.durability(), &record)?;
         let console = Arc::new(ConsoleRing::new(config.console_ring));
-        match Machine::start(&config.spec(), Arc::clone(&console), &[]) {
-            Ok(machine) => {
-                let live = Arc::new(Live { machine, console, record });
+        let started = self.machine(&config, &console);
+        match started {
+            Ok((machine, agent)) => {
+                let live = Arc::new(Live { machine, console, record, agent });
                 self.runtime.vms().started(&self.uuid, &self.id(), config.durability(), &live);
                 *self.run() = Run::Live(live);
                 Ok(())
@@ -83,6 +92,24 @@ impl Vm {
                 })
             }
         }
+    }
+
+    /// A machine that runs, and who listens for its agent.
+    fn machine(&self, config: &VmConfig, console: &Arc<ConsoleRing>) -> Result<(Machine, Option<Agent>)> {
+        let mut spec = config.spec();
+        let token = match &config.guest {
+            Some(guest) => {
+                let token = agent::new_token()?;
+                let bytes = agent::initramfs(guest, self.id().name.as_str(), token)?;
+                spec.initramfs = Some(Initramfs::Bytes(bytes.into()));
+                Some(token)
+            }
+            None => None,
+        };
+        let machine = Machine::start(&spec, Arc::clone(console), &[])?;
+        // It has run for a moment, and its guest cannot be up yet; and if it were, it would try again.
+        let agent = token.and_then(|token| Some(Agent::new(token, Arc::clone(machine.vsock()?))));
+        Ok((machine, agent))
     }
 
     /// Stops it by force with default options.
@@ -123,7 +150,8 @@ impl Vm {
         self.shutdown_with(ShutdownOptions::default())
     }
 
-    /// Presses the power button once and waits until the guest has switched itself off; see
+    /// Asks the guest's agent to end it, or else presses the power button once, and waits until the guest has switched itself
+    /// off; see
     /// [`Instance::shutdown_with`](crate::instance::Instance::shutdown_with). A frozen one is thawed first.
     ///
     /// # Errors
@@ -148,10 +176,16 @@ impl Vm {
         if control.is_paused() {
             control.resume()?;
         }
-        live.machine.press_power_button();
+        let asked = live.agent.as_ref().filter(|agent| agent.is_there()).is_some_and(|agent| {
+            let soon = deadline.at_most(AGENT);
+            agent.request(Request::Shutdown, "ask the guest to end", soon, cancel).is_ok()
+        });
+        if !asked && control.reason().is_none() {
+            live.machine.press_power_button();
+        }
         control.wait(deadline, cancel).map_err(|e| {
             if e.kind() == ErrorKind::Timeout {
-                e.detail("the guest still runs after the power button was pressed").hint(
+                e.detail("the guest still runs, though it was asked to end").hint(
                     "it may be still starting, or have nothing that listens to the button; stop it by force",
                 )
             } else {

@@ -6,14 +6,17 @@ use std::thread::JoinHandle;
 
 use super::arch::{self, EVENT_GSI, Processors, SERIAL_GSI, ports};
 use super::assembly::Assembly;
-use super::boot::{self, BootProtocol};
+use super::boot::{self, BootProtocol, Initramfs};
 use super::control::Control;
+use super::devices::virtio::{self, Balloon, Keys, OpenDisk, OpenSocket, VsockHost};
 use super::devices::{BusDevice, ConsoleRing, Keyboard, PanicPort, PowerPorts, Rtc, Serial};
+use super::disk::Disk;
 use super::event_loop::EventLoop;
 use super::exit::ExitReason;
 use super::kick::{self, Kicker, VcpuKicker};
 use super::memory::{self, MemoryBacking};
 use super::vcpu::{Buses, Counters, ExitCounts, VcpuThread};
+use super::vsock::Vsock;
 use super::{devices, host};
 use crate::error::{Error, Result};
 use crate::sys::vm::event::Event;
@@ -27,7 +30,7 @@ pub(super) struct Spec {
     pub(super) name: String,
     pub(super) kernel: PathBuf,
     pub(super) protocol: BootProtocol,
-    pub(super) initramfs: Option<PathBuf>,
+    pub(super) initramfs: Option<Initramfs>,
     pub(super) command_line: String,
     pub(super) vcpus: u8,
     /// Bytes.
@@ -35,6 +38,10 @@ pub(super) struct Spec {
     pub(super) backing: MemoryBacking,
     /// Whether it has a source of random bytes.
     pub(super) rng: bool,
+    pub(super) balloon: bool,
+    pub(super) virtio_console: bool,
+    pub(super) disks: Vec<Disk>,
+    pub(super) vsock: Option<Vsock>,
 }
 
 /// A machine that runs, or has ended. Dropping it ends it and waits for its threads.
@@ -44,6 +51,10 @@ pub(super) struct Machine {
     counters: Vec<Arc<Counters>>,
     serial: Arc<Serial>,
     power_button: Event,
+    vsock: Option<Arc<VsockHost>>,
+    balloon: Option<Arc<Balloon>>,
+    /// Those of the virtio console, which then has all input.
+    keys: Option<Arc<Keys>>,
 }
 
 impl std::fmt::Debug for Machine {
@@ -58,6 +69,10 @@ pub(super) type AddDevice<'a> = &'a dyn Fn(&mut Assembly) -> Result<()>;
 impl Machine {
     /// Makes it and lets it run.
     pub(super) fn start(spec: &Spec, console: Arc<ConsoleRing>, devices: &[AddDevice<'_>]) -> Result<Self> {
+        // Before anything is made.
+        let disks = spec.disks.iter().enumerate().map(|(n, disk)| OpenDisk::open(disk, n));
+        let disks = disks.collect::<Result<Vec<_>>>()?;
+        let socket = spec.vsock.as_ref().and_then(Vsock::socket_path).map(OpenSocket::open).transpose()?;
         let signal = kick::installed()?;
         let kvm = host::open()?;
         let vm = KvmVm::new(&kvm)
@@ -65,8 +80,7 @@ impl Machine {
         arch::configure_vm(&vm)?;
         let memory = memory::allocate(spec.memory, spec.backing)?;
         memory::register(&memory, &vm)?;
-        let loaded =
-            boot::load(&memory, spec.memory, &spec.kernel, spec.protocol, spec.initramfs.as_deref())?;
+        let loaded = boot::load(&memory, spec.memory, &spec.kernel, spec.protocol, spec.initramfs.as_ref())?;
 
         let control = Arc::new(Control::new()?);
         let buses = Buses { pio: devices::Bus::default(), mmio: devices::Bus::default() };
@@ -77,17 +91,42 @@ impl Machine {
             control: Arc::clone(&control),
             nodes: Vec::new(),
             handlers: Vec::new(),
+            own: Vec::new(),
         };
-        let serial = Arc::new(Serial::new(console, assembly.interrupt(SERIAL_GSI)?));
+        let serial = Arc::new(Serial::new(Arc::clone(&console), assembly.interrupt(SERIAL_GSI)?));
         let power_button = assembly.interrupt(EVENT_GSI)?;
         add_ports(&mut assembly, &serial)?;
+        for (n, disk) in disks.into_iter().enumerate() {
+            virtio::add(&mut assembly, Box::new(virtio::Block::new(disk, n)))?;
+        }
+        let vsock = match &spec.vsock {
+            Some(vsock) => {
+                let host = Arc::new(VsockHost::new()?);
+                let device = virtio::Vsock::new(vsock.cid(), Arc::clone(&host), socket);
+                virtio::add(&mut assembly, Box::new(device))?;
+                Some(host)
+            }
+            None => None,
+        };
+        let mut keys = None;
+        if spec.virtio_console {
+            let typed = Arc::new(Keys::new()?);
+            virtio::add(&mut assembly, Box::new(virtio::Console::new(Arc::clone(&typed), console)))?;
+            keys = Some(typed);
+        }
+        let mut balloon = None;
+        if spec.balloon {
+            let shared = Arc::new(Balloon::new()?);
+            virtio::add(&mut assembly, Box::new(virtio::BalloonDevice(Arc::clone(&shared))))?;
+            balloon = Some(shared);
+        }
         if spec.rng {
-            devices::virtio::add(&mut assembly, Box::new(devices::virtio::Rng))?;
+            virtio::add(&mut assembly, Box::new(virtio::Rng))?;
         }
         for add in devices {
             add(&mut assembly)?;
         }
-        let Assembly { buses, nodes, handlers, .. } = assembly;
+        let Assembly { buses, nodes, handlers, own, .. } = assembly;
         arch::describe(&memory, spec.memory, &loaded, &spec.command_line, spec.vcpus, &nodes)?;
 
         let buses = Arc::new(buses);
@@ -102,16 +141,21 @@ impl Machine {
             let counters = Arc::<Counters>::default();
             vcpus.push(VcpuThread { vcpu, buses: Arc::clone(&buses), counters, kicker });
         }
-        let event_loop = if handlers.is_empty() { None } else { Some(EventLoop::new(handlers)?) };
+        let shared = ("vm-io".to_owned(), handlers);
+        let all = std::iter::once(shared).chain(own.into_iter().map(|(name, own)| (name, vec![own])));
+        let loops = all.filter(|(_, handlers)| !handlers.is_empty());
+        let loops = loops.map(|(name, handlers)| Ok((name, EventLoop::new(handlers)?)));
+        let loops = loops.collect::<Result<Vec<_>>>()?;
         let mut kickers: Vec<Arc<Kicker>> = vcpus.iter().map(|v| Arc::clone(&v.kicker)).collect();
-        kickers.extend(event_loop.as_ref().map(|l| Arc::new(l.kicker())));
+        kickers.extend(loops.iter().map(|(_, l)| Arc::new(l.kicker())));
         control.set_kickers(kickers);
 
         let counters = vcpus.iter().map(|v| Arc::clone(&v.counters)).collect();
-        let machine = Self { control, threads: Mutex::default(), counters, serial, power_button };
+        let machine =
+            Self { control, threads: Mutex::default(), counters, serial, power_button, vsock, balloon, keys };
         // From here on a failure drops the machine, which ends what runs.
-        if let Some(event_loop) = event_loop {
-            machine.spawn(format!("vm-io:{}", spec.name), None, move |control| event_loop.run(control))?;
+        for (name, event_loop) in loops {
+            machine.spawn(format!("{name}:{}", spec.name), None, move |control| event_loop.run(control))?;
         }
         for (id, vcpu) in vcpus.into_iter().enumerate() {
             machine
@@ -173,9 +217,22 @@ impl Machine {
         self.power_button.signal();
     }
 
-    /// Sends to the guest's serial port; says how many bytes it has room for.
+    /// Types on the guest's console; says how many bytes it has room for.
     pub(super) fn console_input(&self, bytes: &[u8]) -> usize {
-        self.serial.input(bytes)
+        match &self.keys {
+            Some(keys) => keys.write(bytes),
+            None => self.serial.input(bytes),
+        }
+    }
+
+    /// Its balloon, where it has one.
+    pub(super) fn balloon(&self) -> Option<&Balloon> {
+        self.balloon.as_deref()
+    }
+
+    /// Its sockets, where it has some.
+    pub(super) fn vsock(&self) -> Option<&Arc<VsockHost>> {
+        self.vsock.as_ref()
     }
 
     pub(super) fn exit_counts(&self) -> ExitCounts {

@@ -168,6 +168,18 @@ pub(crate) fn register(memory: &Memory, vm: &KvmVm) -> Result<()> {
     Ok(())
 }
 
+/// Gives the host's memory behind these addresses back, where they are the guest's. They read as zeroes then.
+pub(crate) fn give_back(memory: &Memory, start: u64, len: u64) {
+    use vm_memory::GuestMemoryBackend as _;
+    for region in memory.iter() {
+        let (first, end) = (region.start.0, region.start.0 + region.len());
+        let (from, to) = (start.max(first), start.saturating_add(len).min(end));
+        if from < to {
+            region.mapping.discard((from - first) as usize, (to - from) as usize);
+        }
+    }
+}
+
 /// Whether memory files get huge pages where they are asked for.
 fn shared_is_huge() -> bool {
     let text = std::fs::read_to_string(SHMEM_ENABLED).unwrap_or_default();

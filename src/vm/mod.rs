@@ -30,16 +30,22 @@
 //! A restart that the guest asks for ends the run: whoever waits for it decides whether to start it again. While it is
 //! frozen, the guest's clocks go on.
 
+mod agent;
 mod arch;
 mod assembly;
 mod boot;
 mod config;
 mod control;
 mod devices;
+mod disk;
 mod event_loop;
 mod exit;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
+mod guest;
 mod handle;
 mod host;
+mod image;
 mod kick;
 mod life;
 mod machine;
@@ -47,14 +53,20 @@ mod memory;
 mod state;
 mod vcpu;
 mod verbs;
+mod vsock;
 
+pub use agent::{GuestAddress, GuestState, VmProcess};
 pub use boot::BootProtocol;
 pub use config::{VmBuilder, VmConfig};
 pub use devices::ConsoleOutput;
+pub use disk::{Access, Disk};
 pub use exit::ExitReason;
+pub use guest::{Guest, GuestInit, RootMode};
 pub(crate) use handle::Live;
 pub use handle::Vm;
 pub use host::{Support, probe};
+pub use image::PackImage;
 pub use kick::{kick_signal, use_kick_signal};
 pub use memory::MemoryBacking;
 pub use vcpu::ExitCounts;
+pub use vsock::{Vsock, VsockListener};

@@ -7,7 +7,7 @@ use super::handle::{Run, Vm, VmRecord};
 use crate::error::{Error, ErrorKind, Result};
 use crate::exit::ExitStatus;
 use crate::instance::{
-    DeleteMode, DeleteOptions, FreezeOptions, Instance, InstanceConfig, InstanceInfo, InstanceKind,
+    DeleteMode, DeleteOptions, Exec, FreezeOptions, Instance, InstanceConfig, InstanceInfo, InstanceKind,
     KillOptions, Pipes, RestartOptions, ShutdownOptions, StartOptions, Status, StopOptions, WaitOptions,
     sealed,
 };
@@ -208,5 +208,9 @@ impl Instance for Vm {
 
     fn delete_with(&self, options: DeleteOptions) -> Result<()> {
         Self::delete_with(self, options)
+    }
+
+    fn exec(&self) -> Option<&dyn Exec> {
+        self.config().guest.as_ref().map(|_| self as &dyn Exec)
     }
 }

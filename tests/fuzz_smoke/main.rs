@@ -6,11 +6,17 @@
 #[path = "../../fuzz/targets/archive.rs"]
 mod archive;
 mod mutate;
+#[path = "../../fuzz/targets/notify.rs"]
+mod notify;
 #[path = "../../fuzz/targets/plan.rs"]
 mod plan;
+#[path = "../../fuzz/targets/policy.rs"]
+mod policy;
 #[path = "../../fuzz/targets/record.rs"]
 mod record;
 mod seeds;
+#[path = "../../fuzz/targets/vm.rs"]
+mod vm;
 
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -68,8 +74,23 @@ fn plan_smoke() {
 }
 
 #[test]
+fn policy_smoke() {
+    smoke("policy", 2_000, policy::run);
+}
+
+#[test]
+fn notify_smoke() {
+    smoke("notify", 40_000, notify::run);
+}
+
+#[test]
 fn record_smoke() {
     smoke("record", 20_000, record::run);
+}
+
+#[test]
+fn vm_smoke() {
+    smoke("vm", 20_000, vm::run);
 }
 
 /// The seeds are good ones: what they were made as is what they are taken for.
@@ -92,6 +113,17 @@ fn seeds_are_taken() {
     ] {
         assert!(took.contains(format), "no seed is taken for: {format}; {took:?}");
     }
+    for entry in seed_dir("policy").read_dir().unwrap() {
+        let path = entry.unwrap().path();
+        assert!(stockade::fuzzing::policy(&std::fs::read(&path).unwrap()), "{}", path.display());
+    }
+    let mut forms = std::collections::BTreeSet::new();
+    for entry in seed_dir("notify").read_dir().unwrap() {
+        forms.extend(stockade::fuzzing::notify(&std::fs::read(entry.unwrap().path()).unwrap()));
+    }
+    for form in ["status", "mount options", "bpf load", "bpf program", "path", "found"] {
+        assert!(forms.contains(form), "no seed is taken for: {form}; {forms:?}");
+    }
     let (mut plans, mut reports) = (0, 0);
     for entry in seed_dir("plan").read_dir().unwrap() {
         let bytes = std::fs::read(entry.unwrap().path()).unwrap();
@@ -99,6 +131,12 @@ fn seeds_are_taken() {
         reports += usize::from(stockade::fuzzing::report(&bytes).is_some());
     }
     assert!(plans >= 3 && reports >= 2, "{plans} plans, {reports} reports");
+    for entry in seed_dir("vm").read_dir().unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        let took = stockade::fuzzing::vm(&std::fs::read(&path).unwrap());
+        assert!(took.is_some_and(|took| name.starts_with(took)), "{name}: {took:?}");
+    }
     let dir = tempfile::tempdir().unwrap();
     let mut compressions = std::collections::BTreeSet::new();
     for (n, entry) in seed_dir("archive").read_dir().unwrap().enumerate() {

@@ -34,13 +34,15 @@ fn sh(dir: &Path, script: &str) {
 fn write_seeds() {
     require_root!();
     let root = require_fixture!("busybox");
-    for target in ["archive", "record"] {
+    for target in ["archive", "notify", "policy", "record"] {
         fs::remove_dir_all(seed_dir(target)).unwrap();
         fs::create_dir(seed_dir(target)).unwrap();
     }
     archives();
     hostile_archives();
     records(&root);
+    policies();
+    callers();
     plans();
 }
 
@@ -155,6 +157,54 @@ fn records(root: &Path) {
 }
 
 /// Of the plans that `STOCKADE_PLAN_SEEDS` has put there a few are enough. And what children send.
+fn policies() {
+    use stockade::caps::CapSet;
+    use stockade::seccomp::{Action, Arch, ArgCompare, Compare, Policy, Rule};
+    let out = seed_dir("policy");
+    let rule = |action, name: &str| Rule::new(action, [name]).unwrap();
+    let masked = ArgCompare::new(0, Compare::MaskedEq(0x7e02_0000), 0);
+    let range = [ArgCompare::new(1, Compare::Ge, 2), ArgCompare::new(1, Compare::Lt, 1 << 33)];
+    let between = range.into_iter().fold(rule(Action::Trap, "ioctl"), Rule::when);
+    let small = Policy::new(Action::Errno(1)).unknown(Action::Errno(38)).rule(rule(Action::Allow, "read"));
+    for (name, policy) in [
+        ("system", Policy::system_default()),
+        ("native", Policy::system_default().deny_compat()),
+        ("oci", Policy::oci_default(CapSet::EMPTY)),
+        ("small", small),
+        (
+            "masked",
+            Policy::new(Action::Allow).rule(rule(Action::Errno(1), "clone").when(masked)).rule(between),
+        ),
+        (
+            "arm",
+            Policy::new(Action::Log).arches([Arch::Aarch64, Arch::Arm]).rule(rule(Action::Notify, "mknodat")),
+        ),
+    ] {
+        fs::write(out.join(name), serde_json::to_vec(&policy).unwrap()).unwrap();
+    }
+}
+
+/// What is read of a caller: this process's own status, and the rest as programs give it.
+fn callers() {
+    let out = seed_dir("notify");
+    let mut attr = [0_u8; 120];
+    attr[0] = 15;
+    attr[4] = 2;
+    let words = |all: &[u64]| all.iter().flat_map(|w| w.to_le_bytes()).collect::<Vec<u8>>();
+    for (name, bytes) in [
+        ("status", fs::read("/proc/self/status").unwrap()),
+        ("mount-ext4", b"errors=remount-ro,noload,commit=5".to_vec()),
+        ("mount-huge", b"uid=7,gid=0,size=2M,mode=700".to_vec()),
+        ("bpf-load", attr.to_vec()),
+        ("bpf-program", words(&[0x0000_0001_0000_00b7, 0x95])),
+        ("bpf-wide", words(&[0x0000_0001_0000_0018, 0x85, 0x95])),
+        ("path", b"/var/lib/image/dev/null".to_vec()),
+        ("found", vec![0; 376]),
+    ] {
+        fs::write(out.join(name), bytes).unwrap();
+    }
+}
+
 fn plans() {
     let dir = seed_dir("plan");
     for entry in fs::read_dir(&dir).unwrap() {

@@ -35,7 +35,8 @@ pub(crate) struct Kernel {
     /// Uncompressed, an ELF file.
     pub(crate) vmlinux: PathBuf,
     pub(crate) bzimage: PathBuf,
-    modules: PathBuf,
+    /// The directory of its modules.
+    pub(crate) modules: PathBuf,
 }
 
 /// All kernels that the lane has unpacked, one of each series.

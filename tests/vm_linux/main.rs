@@ -5,6 +5,16 @@
 
 #![allow(clippy::print_stdout)]
 
+macro_rules! require_rig {
+    () => {
+        match rig() {
+            Ok(rig) => rig,
+            Err(why) => return support::skip(why),
+        }
+    };
+}
+
+mod agent;
 mod initramfs;
 
 use std::path::PathBuf;
@@ -53,15 +63,6 @@ fn rig() -> Result<Rig, String> {
     let at = |name| dir.path().join(name);
     let runtime = Runtime::builder().state_dir(at("state")).run_dir(at("run")).open();
     Ok(Rig { runtime: runtime.map_err(|e| e.to_string())?, dir, kernels, busybox, _serial: serial })
-}
-
-macro_rules! require_rig {
-    () => {
-        match rig() {
-            Ok(rig) => rig,
-            Err(why) => return support::skip(why),
-        }
-    };
 }
 
 /// How a boot went, up to the first word of its init.

@@ -230,6 +230,38 @@ guests! {
         "7: mov dx, 0x600" "mov al, 0x34" "out dx, al"
         "6: jmp 6b";
 
+    /// Reads the first sector of the disk at the first place, writes its first byte, adds one to it and writes the sector to
+    /// the second place; then asks for a sector that is not there, and writes the answer (`1`: an error); off.
+    disk:
+        "mov ebx, 0xd0000000" "mov ebp, 0x213000"
+        "cmp dword ptr [rbx + 8], 2" "jne 7f"
+        "mov dword ptr [rbx + 0x70], 3"
+        "mov dword ptr [rbx + 0x14], 0" "mov eax, [rbx + 0x10]" "and eax, 0x200"
+        "mov dword ptr [rbx + 0x24], 0" "mov [rbx + 0x20], eax"
+        "mov dword ptr [rbx + 0x24], 1" "mov dword ptr [rbx + 0x20], 1"
+        "mov dword ptr [rbx + 0x70], 0xb"
+        "mov dword ptr [rbx + 0x30], 0" "mov dword ptr [rbx + 0x38], 8"
+        "mov dword ptr [rbx + 0x80], 0x210000" "mov dword ptr [rbx + 0x84], 0"
+        "mov dword ptr [rbx + 0x90], 0x211000" "mov dword ptr [rbx + 0x94], 0"
+        "mov dword ptr [rbx + 0xa0], 0x212000" "mov dword ptr [rbx + 0xa4], 0"
+        "mov dword ptr [rbx + 0x44], 1" "mov dword ptr [rbx + 0x70], 0xf"
+        // Header, data, answer.
+        "mov qword ptr [0x210000], 0x213000" "mov dword ptr [0x210008], 16" "mov dword ptr [0x21000c], 0x10001"
+        "mov qword ptr [0x210010], 0x214000" "mov dword ptr [0x210018], 512" "mov dword ptr [0x21001c], 0x20003"
+        "mov qword ptr [0x210020], 0x213020" "mov dword ptr [0x210028], 1" "mov dword ptr [0x21002c], 2"
+        "xor r12d, r12d"
+        "mov dword ptr [rbp], 0" "mov qword ptr [rbp + 8], 0" "call 3f"
+        "mov al, [0x214000]" "mov dx, 0x3f8" "out dx, al"
+        "inc byte ptr [0x214000]" "mov dword ptr [0x21001c], 0x20001"
+        "mov dword ptr [rbp], 1" "mov qword ptr [rbp + 8], 1" "call 3f"
+        "mov qword ptr [rbp + 8], 2" "call 3f"
+        "7: mov dx, 0x600" "mov al, 0x34" "out dx, al"
+        "6: jmp 6b"
+        // One request, and its answer as a digit.
+        "3: inc r12d" "mov [0x211002], r12w" "mov dword ptr [rbx + 0x50], 0"
+        "4: pause" "cmp [0x212002], r12w" "jne 4b"
+        "mov al, [rbp + 0x20]" "add al, '0'" "mov dx, 0x3f8" "out dx, al" "ret";
+
     /// Starts the second processor, in real mode at 0x1000, and waits for its word; `2`, then off.
     second:
         "lea rsi, [rip + 7f]" "mov edi, 0x1000" "mov ecx, 64" "rep movsb"

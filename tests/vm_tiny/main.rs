@@ -1,20 +1,5 @@
 //! Virtual machines with guests of a few instructions, on whatever KVM there is: they need no guest that boots.
 
-mod guests;
-
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
-
-use stockade::instance::{
-    DeleteMode, DeleteOptions, FreezeOptions, ShutdownOptions, Status, StopOptions, WaitOptions,
-};
-use stockade::vm::{ExitReason, MemoryBacking, VmBuilder};
-use stockade::{ErrorKind, ExitStatus, Runtime, Vm, VmConfig};
-use support::HostSnapshot;
-
-const PATIENCE: Duration = Duration::from_secs(60);
-
 /// Skips the test where there is no KVM.
 macro_rules! require_kvm {
     () => {
@@ -24,6 +9,22 @@ macro_rules! require_kvm {
         }
     };
 }
+
+mod devices;
+mod guests;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use stockade::instance::{
+    DeleteMode, DeleteOptions, FreezeOptions, ShutdownOptions, Status, StopOptions, WaitOptions,
+};
+use stockade::vm::{Disk, ExitReason, MemoryBacking, VmBuilder, Vsock};
+use stockade::{ErrorKind, ExitStatus, Runtime, Vm, VmConfig};
+use support::HostSnapshot;
+
+const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Rig {
     runtime: Runtime,
@@ -222,24 +223,6 @@ fn input_and_the_power_button_come_as_interrupts() {
 }
 
 #[test]
-fn a_virtio_device_answers_and_does_not_believe_everything() {
-    let _serial = support::serial();
-    require_kvm!();
-    let rig = Rig::new();
-    for (name, kernel, said) in [("random", guests::random(), "RRR"), ("hostile", guests::hostile(), "oN0")] {
-        let vm = rig.runtime.create(rig.config(name, &kernel).rng().vcpus(2).build().unwrap()).unwrap();
-        vm.start().unwrap();
-        assert_eq!((ended(&vm), vm.console_log().text()), (ExitReason::Poweroff(0), said.to_owned()));
-    }
-    // Paused and thawed with its event thread.
-    let vm = rig.runtime.create(rig.config("pause", &guests::spin()).rng().build().unwrap()).unwrap();
-    vm.start().unwrap();
-    vm.freeze_with(FreezeOptions::new().deadline(PATIENCE)).unwrap();
-    vm.unfreeze().unwrap();
-    vm.stop().unwrap();
-}
-
-#[test]
 fn a_second_processor_starts() {
     let _serial = support::serial();
     require_kvm!();
@@ -427,9 +410,11 @@ fn twenty_machines_come_and_go_and_leave_nothing() {
     let machines: Vec<Arc<Vm>> = (0..20)
         .map(|n| {
             let guest = if n % 2 == 0 { guests::hello() } else { guests::spin() };
-            let vm =
-                rig.runtime.create(rig.config(&format!("vm-{n}"), &guest).vcpus(1 + n % 3).build().unwrap());
-            vm.unwrap()
+            let disk = Disk::new(rig.file(&format!("image-{n}"), &[0; 512]));
+            let config = rig.config(&format!("vm-{n}"), &guest).vcpus(1 + n % 3).rng().disk(disk);
+            let vsock = Vsock::default().socket(rig.dir.path().join(format!("vsock-{n}")));
+            let config = config.vsock(vsock).balloon().virtio_console();
+            rig.runtime.create(config.build().unwrap()).unwrap()
         })
         .collect();
     for _ in 0..3 {

@@ -32,8 +32,11 @@ usage: cargo xtask TASK
                           Stockade, the floor and the installed peers, interleaved (as root)
   bench-boot [--n N]      a system container's first instruction and whole boot, beside lxc-start's (as root)
   bench-cgroup [--n N]    statistics and limits of a cgroup beside the bare reads and writes (as root)
+  bench-intercept [--n N] an intercepted system call beside the same on the host (as root)
   bench-unpack [--json] [--n N] [--only ROW,ROW...]
                           the Debian root unpacked by Stockade and by GNU tar, and the results compared (as root)
+  bench-vm [--n N] [--kernel 6.12|6.1]
+                          a guest's boot to its init, beside QEMU's microvm, in the lane with KVM
   vm [OPTIONS] -- CMD [ARG...]
                           one command as root in a throw-away machine with cgroup v2; `cargo xtask vm` says more
 ";
@@ -70,7 +73,9 @@ fn run(words: &[String]) -> Result {
         "bench-peers" => bench::run(args::Args::new(rest)),
         "bench-boot" => bench::boot::run(args::Args::new(rest)),
         "bench-cgroup" => bench::cgroup::run(args::Args::new(rest)),
+        "bench-intercept" => bench::intercept::run(args::Args::new(rest)),
         "bench-unpack" => bench::unpack::run(args::Args::new(rest)),
+        "bench-vm" => bench::vm::run(args::Args::new(rest)),
         bench::INNER => bench::inner(args::Args::new(rest)),
         "help" | "--help" | "-h" => {
             print!("{USAGE}");

@@ -15,8 +15,11 @@ use crate::cgroup::{DeviceAccess, DeviceKind, DevicePolicy, DeviceVerdict, Enfor
 use crate::instance::{CpuNodes, Cpus};
 use crate::name::InstanceId;
 use crate::namespaces::{NamespaceKind, NamespaceSet, NamespaceSource, Privilege};
-use crate::process::{OomScoreAdj, Personality, Resource, Rlimit, Sysctl, Umask, User};
+use crate::process::{
+    Landlock, OomScoreAdj, Personality, Resource, Rlimit, SecurityLabel, SessionKeyring, Sysctl, Umask, User,
+};
 use crate::rootfs::{Rootfs, standard};
+use crate::seccomp::Interception;
 
 macro_rules! by_ref {
     ($($(#[$doc:meta])* $name:ident: $t:ty;)*) => {$(
@@ -69,6 +72,8 @@ impl ContainerConfig {
         rlimits: BTreeMap<Resource, Rlimit>;
         /// Its system call policy.
         seccomp: SeccompConfig;
+        /// The calls that are made in its stead.
+        intercept: Interception;
         /// Where its namespaces come from, and the time offsets.
         namespaces: NamespaceSet;
         /// Its id map.
@@ -96,6 +101,8 @@ impl ContainerConfig {
         personality: Personality;
         /// Whether it has the host's user namespace.
         privilege: Privilege;
+        /// Which session keyring its programs have.
+        keyring: SessionKeyring;
         /// The secure bits.
         securebits: Securebits;
         /// Whether it has a control group of its own.
@@ -117,6 +124,16 @@ impl ContainerConfig {
     /// Whether the root is read-only.
     pub fn has_read_only_root(&self) -> bool {
         self.read_only_root
+    }
+
+    /// The label of a security module that its programs run under.
+    pub fn label(&self) -> Option<&SecurityLabel> {
+        self.label.as_ref()
+    }
+
+    /// What its programs may do to files, by Landlock.
+    pub fn landlock(&self) -> Option<&Landlock> {
+        self.landlock.as_ref()
     }
 
     /// Whether no program in it gains privilege by being executed.

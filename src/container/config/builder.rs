@@ -15,8 +15,11 @@ use crate::error::{Error, Result};
 use crate::instance::keys::LimitKeys;
 use crate::instance::{CpuNodes, Cpus};
 use crate::namespaces::{NamespaceKind, NamespaceSet, NamespaceSource, Privilege, TimeOffsets};
-use crate::process::{OomScoreAdj, Personality, Resource, Rlimit, Sysctl, Umask, User};
+use crate::process::{
+    Landlock, OomScoreAdj, Personality, Resource, Rlimit, SecurityLabel, SessionKeyring, Sysctl, Umask, User,
+};
 use crate::rootfs::Rootfs;
+use crate::seccomp::Interception;
 
 /// Collects what a container is to be like; made by [`ContainerConfig::builder`].
 ///
@@ -233,6 +236,45 @@ impl ContainerBuilder {
     /// Sets which system calls it may make.
     pub fn seccomp(mut self, seccomp: impl Into<SeccompConfig>) -> Self {
         self.config.seccomp = seccomp.into();
+        self
+    }
+
+    /// Sets which calls this process makes in its stead, that the kernel would refuse an unprivileged container. None unless
+    /// told otherwise. Needs root of the host, a user namespace, and a seccomp policy: of that it takes nothing away.
+    ///
+    /// ```
+    /// use stockade::seccomp::{Interception, Nodes};
+    /// use stockade::{ContainerConfig, Rootfs};
+    ///
+    /// let config = ContainerConfig::system("build")
+    ///     .rootfs(Rootfs::dir("/srv/debian"))
+    ///     .intercept(Interception::new().mknod(Nodes::Plain).setxattr())
+    ///     .build()?;
+    /// assert!(!config.intercept().is_empty());
+    /// # Ok::<(), stockade::Error>(())
+    /// ```
+    pub fn intercept(mut self, what: Interception) -> Self {
+        self.config.intercept = what;
+        self
+    }
+
+    /// Sets the label that its programs run under, for AppArmor or SELinux. A start, and an exec, fails where the kernel
+    /// has not that module active, or the module does not know the label. It is written through `/proc`, so it needs the
+    /// standard mounts.
+    pub fn label(mut self, label: SecurityLabel) -> Self {
+        self.config.label = Some(label);
+        self
+    }
+
+    /// Sets what its programs may do to files, by Landlock.
+    pub fn landlock(mut self, rules: Landlock) -> Self {
+        self.config.landlock = Some(rules);
+        self
+    }
+
+    /// Sets which session keyring its programs have.
+    pub fn keyring(mut self, keyring: SessionKeyring) -> Self {
+        self.config.keyring = keyring;
         self
     }
 

@@ -81,6 +81,9 @@ pub(in crate::container) fn problems(config: &ContainerConfig) -> Vec<Problem> {
     check.sysctls();
     check.found.extend(super::nic::problems(config));
     check.system();
+    let intercepted = super::intercept::problems(config).into_iter();
+    check.found.extend(intercepted.map(|(field, why)| Problem::new(field, why)));
+    check.found.extend(super::confine::problems(config));
     for (field, why) in config.limits.problems() {
         check.add(format!("limits.{field}"), why);
     }

@@ -4,6 +4,8 @@ mod access;
 mod builder;
 mod check;
 mod choices;
+mod confine;
+mod intercept;
 mod mounts;
 mod nic;
 mod system;
@@ -32,8 +34,11 @@ use crate::instance::{CpuNodes, Cpus, sealed};
 use crate::name::InstanceId;
 use crate::namespaces::{NamespaceKind, NamespaceSet, NamespaceSource, Privilege, Target};
 use crate::os_text;
-use crate::process::{OomScoreAdj, Personality, Resource, Rlimit, Sysctl, Umask, User};
+use crate::process::{
+    Landlock, OomScoreAdj, Personality, Resource, Rlimit, SecurityLabel, SessionKeyring, Sysctl, Umask, User,
+};
 use crate::rootfs::Rootfs;
+use crate::seccomp::Interception;
 use crate::store::Durability;
 
 /// The `PATH` of a container that is not told another.
@@ -130,6 +135,14 @@ pub struct ContainerConfig {
     pub(crate) no_new_privs: bool,
     #[serde(default)]
     pub(crate) seccomp: SeccompConfig,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) label: Option<SecurityLabel>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) landlock: Option<Landlock>,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub(crate) keyring: SessionKeyring,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub(crate) intercept: Interception,
 
     #[serde(default, serialize_with = "without_descriptors")]
     pub(crate) namespaces: NamespaceSet,
@@ -194,6 +207,10 @@ impl ContainerConfig {
             securebits: Securebits::default(),
             no_new_privs: false,
             seccomp: SeccompConfig::default(),
+            label: None,
+            landlock: None,
+            keyring: SessionKeyring::Own,
+            intercept: Interception::default(),
             namespaces: NamespaceSet::default(),
             idmap: IdMapConfig::default(),
             loopback_down: false,

@@ -8,6 +8,7 @@ use crate::ErrorKind;
 use crate::caps::{CapSet, Capability};
 use crate::idmap::{IdMap, IdRange, InnerGid};
 use crate::namespaces::{TimeOffset, TimeOffsets};
+use crate::process::FileAccess;
 use crate::rootfs::FileIds;
 use crate::seccomp::{Action, Policy};
 
@@ -285,6 +286,9 @@ fn json_and_back() {
         .capabilities(CapabilitySets::docker_default())
         .securebits(Securebits::NOROOT)
         .no_new_privs()
+        .label(SecurityLabel::AppArmor("p".into()))
+        .landlock(Landlock::new().allow("/", FileAccess::RUN).allow(odd("/w"), FileAccess::ALL))
+        .keyring(SessionKeyring::Host)
         .seccomp(policy)
         .idmap(IdMap::range(200_000, 65_536).unwrap())
         .time_offsets(TimeOffsets { boottime: TimeOffset::new(5, 0).unwrap(), ..TimeOffsets::default() })
@@ -326,4 +330,17 @@ fn a_descriptor_is_stored_as_lost() {
         panic!("{:?}", back.namespaces());
     };
     assert!(path.starts_with("/proc/0/descriptor-was-not-stored") && !path.exists());
+}
+
+#[test]
+fn labels_and_landlock_rules_are_checked() {
+    let label = |text: &str| SecurityLabel::AppArmor(text.to_owned());
+    let rules = || Landlock::new().allow("/", FileAccess::RUN);
+    assert!(problems(base().label(label("p")).landlock(rules())).is_empty());
+    let found = problems(base().label(label("")).landlock(Landlock::new()).base_mounts(MountSet::None));
+    assert!(found.iter().any(|p| p.starts_with("label: ") && p.contains("is empty")), "{found:?}");
+    assert!(found.iter().any(|p| p.starts_with("label: ") && p.contains("standard mounts")), "{found:?}");
+    assert!(found.iter().any(|p| p.starts_with("landlock: ")), "{found:?}");
+    let found = problems(base().system().landlock(rules()));
+    assert!(found.iter().any(|p| p.contains("forbids mounting")), "{found:?}");
 }

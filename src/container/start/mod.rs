@@ -43,11 +43,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::idmap::{self, IdMap, InnerGid, SetGroups};
 use crate::namespaces::{Namespace, NamespaceKind};
 use crate::op::{Cancel, Deadline};
-use crate::process::Resource;
+use crate::process::{Resource, SessionKeyring};
 use crate::rootfs::Rootfs;
 use crate::runtime::Host;
-use crate::spawn::Fault;
-use crate::spawn::{Child, Plan, Running, Spec, Started, Strategy, launch};
+use crate::spawn::{Child, Hooks, KernelFs, Plan, Running, Spec, Started, Strategy, launch};
 
 /// Group `tty`, who owns terminals.
 const TTY: InnerGid = InnerGid::new(5);
@@ -83,7 +82,7 @@ pub(super) struct Request<'a> {
     pub(super) strategy: Strategy<'a>,
     pub(super) deadline: Deadline,
     pub(super) cancel: Option<Cancel>,
-    pub(super) fault: Option<Fault>,
+    pub(super) hooks: Hooks,
     /// Who is told of the child before it gets its plan.
     pub(super) witness: Option<&'a dyn Witness>,
 }
@@ -211,7 +210,8 @@ impl Request<'_> {
         // Before it hides itself, which makes its files in proc root's.
         if let Some(value) = self.config.oom_score_adj {
             let value = value.get().to_string();
-            plan.write_file(OOM_SCORE, "/proc/self/oom_score_adj", value.as_bytes());
+            plan.enter_kernel(KernelFs::Proc);
+            plan.write_proc(OOM_SCORE, "/proc/self/oom_score_adj", value.as_bytes());
         }
         plan.prctl("hide this process's memory", libc::PR_SET_DUMPABLE, 0);
         // Where cgroup2 is mounted with `nsdelegate`, as systemd does, nobody inside a cgroup namespace can put a
@@ -276,6 +276,7 @@ impl Request<'_> {
             etc: etc.collect(),
             streams,
             tail: self.tail(users)?,
+            keyring: self.config.keyring == SessionKeyring::Own && self.host.has_keyrings(),
             cgroup2: self.host.has_cgroup2(),
             cgroup_namespace_late: self.cgroup_namespace_late(),
             boot_id: if self.config.system.is_some() { new_boot_id()? } else { String::new() },
@@ -293,9 +294,7 @@ impl Request<'_> {
 
     fn assemble(&self, plan: &mut Plan, parts: &Parts) {
         plan::build(plan, self.config, parts);
-        if let Some(fault) = self.fault {
-            fault.inject(plan);
-        }
+        self.hooks.apply(plan);
     }
 
     fn tail(&self, users: Users) -> Result<Tail> {

@@ -47,9 +47,7 @@ impl Request<'_> {
         tail.bounded = true;
         let mut plan = Plan::new(fds.len());
         plan::build_program(&mut plan, self.config, &streams, &tail);
-        if let Some(fault) = self.fault {
-            fault.inject(&mut plan);
-        }
+        self.hooks.apply(&mut plan);
         let limited = self.limit(&started);
         let skipped = started.or_its_own(&plan, limited)?;
         self.note(&started, &skipped)?;

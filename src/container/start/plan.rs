@@ -21,7 +21,7 @@ use super::super::streams::Stream;
 use super::super::tail::{Tail, bound, tail};
 use crate::namespaces::{NamespaceKind, NamespaceSource};
 use crate::rootfs::Rootfs;
-use crate::spawn::{Fd, FsConfig, MaskFrom, Plan, Tolerate};
+use crate::spawn::{Fd, FsConfig, KernelFs, MaskFrom, Plan, Tolerate};
 use crate::sys::mount::{
     MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NOSYMFOLLOW, MOUNT_ATTR_RDONLY,
     MountAttr,
@@ -98,6 +98,8 @@ pub(super) struct Parts {
     pub(super) etc: Vec<(&'static str, Vec<u8>)>,
     pub(super) streams: [Stream; 3],
     pub(super) tail: Tail,
+    /// Whether it gets a session keyring.
+    pub(super) keyring: bool,
     /// Whether there is a cgroup2 mount to be had.
     pub(super) cgroup2: bool,
     /// The cgroup namespace is made in the child, once the host has put it into its v1 groups.
@@ -110,13 +112,13 @@ pub(super) struct Parts {
 
 /// Adds to `plan` everything from becoming root to the program.
 pub(super) fn build(plan: &mut Plan, config: &ContainerConfig, parts: &Parts) {
-    Builder { plan, config, parts, old_root: None }.build();
+    Builder { plan, config, parts, old_root: None, place: None }.build();
 }
 
 /// Adds to `plan` everything that does not depend on the name and the program: the child is parked after it.
 pub(super) fn build_sandbox(plan: &mut Plan, config: &ContainerConfig, parts: &Parts) {
     plan.close_inherited();
-    let mut builder = Builder { plan, config, parts, old_root: None };
+    let mut builder = Builder { plan, config, parts, old_root: None, place: None };
     builder.identity();
     builder.below_root();
     bound(builder.plan, &parts.tail);
@@ -149,6 +151,8 @@ struct Builder<'a> {
     parts: &'a Parts,
     /// The host's root, for what has to come from it.
     old_root: Option<Fd>,
+    /// Where the child is, once the old root is detached: the root, or a file system of the kernel's.
+    place: Option<KernelFs>,
 }
 
 impl Builder<'_> {
@@ -181,11 +185,19 @@ impl Builder<'_> {
         if !self.config.nics.is_empty() {
             self.plan.barrier(0);
         }
+        if !self.config.sysctls.is_empty() {
+            self.enter(Some(KernelFs::Proc));
+        }
         for sysctl in &self.config.sysctls {
-            self.plan.write_file("set sysctl", &sysctl.path().to_string_lossy(), sysctl.value().as_bytes());
+            self.plan.write_proc("set sysctl", &sysctl.path().to_string_lossy(), sysctl.value().as_bytes());
         }
         self.masks();
         self.read_only();
+        self.enter(None);
+        if self.config.read_only_root {
+            let attr = MountAttr { set: MOUNT_ATTR_RDONLY, ..MountAttr::default() };
+            self.plan.mount_setattr_path("make the root read-only", "/", &attr, 0);
+        }
         self.plan.setsid();
     }
 
@@ -207,7 +219,12 @@ impl Builder<'_> {
         {
             self.plan.unshare("make a time namespace", NamespaceKind::Time.clone_flag());
             let offsets = self.config.namespaces.time_offsets.proc_text();
-            self.plan.write_file("set clock offsets", "/proc/self/timens_offsets", offsets.as_bytes());
+            self.plan.enter_kernel(KernelFs::Proc);
+            self.plan.write_proc("set clock offsets", "/proc/self/timens_offsets", offsets.as_bytes());
+        }
+        // Before the ids change, so that it counts as a key of the host's user, who may have more.
+        if self.parts.keyring {
+            self.plan.keyring();
         }
         if self.user_namespace() {
             self.plan.set_ids("become root of the user namespace", 0, 0);
@@ -414,23 +431,52 @@ impl Builder<'_> {
         }
     }
 
-    /// Hides what the payload must not see. The working directory is the root. A null device that the image or a mount
-    /// brings may be anything, so it covers nothing.
+    /// Goes to the root, or to a file system of the kernel's.
+    fn enter(&mut self, place: Option<KernelFs>) {
+        if self.place == place {
+            return;
+        }
+        match place {
+            Some(fs) => self.plan.enter_kernel(fs),
+            None => self.plan.chdir("enter the root", "/"),
+        }
+        self.place = place;
+    }
+
+    /// The paths in the order in which they are worked on, each with the place that it is looked up from: nothing of an
+    /// image's can lead what is in procfs or sysfs astray.
+    fn by_place(&self, paths: &[PathBuf]) -> Vec<(Option<KernelFs>, PathBuf)> {
+        let place_of = |path: &Path| {
+            let standard = self.config.base_mounts == MountSet::Standard;
+            let is_in = |fs: &KernelFs| standard && path.starts_with(fs.path()) && path != fs.path();
+            [KernelFs::Proc, KernelFs::Sys].into_iter().find(is_in)
+        };
+        let mut found: Vec<_> = paths.iter().map(|path| (place_of(path), path.clone())).collect();
+        found.sort_by_key(|(place, _)| match place {
+            // What comes next begins in procfs.
+            Some(KernelFs::Sys) => 0,
+            Some(KernelFs::Proc) => 1,
+            None => 2,
+        });
+        found
+    }
+
+    /// Hides what the payload must not see. A null device that the image or a mount brings may be anything, so it covers
+    /// nothing.
     fn masks(&mut self) {
         let from = if self.config.has_null_device() { MaskFrom::DevNull } else { MaskFrom::Nothing };
-        for path in &self.config.masked_paths {
-            self.plan.mask_path(path.as_os_str().as_bytes(), from);
+        for (place, path) in self.by_place(&self.config.masked_paths) {
+            self.enter(place);
+            let dir = place.map_or("", KernelFs::path);
+            self.plan.mask_path_in(path.as_os_str().as_bytes(), dir, from);
         }
     }
 
     fn read_only(&mut self) {
         self.kernel_settings();
-        for path in &self.config.readonly_paths {
-            self.plan.read_only_path(path.as_os_str().as_bytes());
-        }
-        if self.config.read_only_root {
-            let attr = MountAttr { set: MOUNT_ATTR_RDONLY, ..MountAttr::default() };
-            self.plan.mount_setattr_path("make the root read-only", "/", &attr, 0);
+        for (place, path) in self.by_place(&self.config.readonly_paths) {
+            self.enter(place);
+            self.plan.read_only_path_in(path.as_os_str().as_bytes(), place.map_or("", KernelFs::path));
         }
     }
 }

@@ -18,7 +18,7 @@ use crate::namespaces::{NamespaceSource, Target, TimeOffset, TimeOffsets};
 use crate::process::User;
 use crate::rootfs::Rootfs;
 use crate::seccomp::{Action, Policy};
-use crate::spawn::Stage2;
+use crate::spawn::{Hooks, Stage2};
 
 /// Who starts the container.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -166,7 +166,7 @@ fn build(place: &Place, case: Case) -> Result<Built> {
         strategy: Strategy::Exec(&stage2),
         deadline: Deadline::none(),
         cancel: None,
-        fault: None,
+        hooks: Hooks::default(),
         witness: None,
     };
     let (streams, _pipes) = streams::open(Stdio::Null, Stdio::Piped, Stdio::Inherit)?;
@@ -288,7 +288,7 @@ fn a_parked_child_first_closes_what_is_not_its_own() {
             strategy: Strategy::Exec(&stage2),
             deadline: Deadline::none(),
             cancel: None,
-            fault: None,
+            hooks: Hooks::default(),
             witness: None,
         };
         let mut fds = Descriptors::from_slot(0);

@@ -11,6 +11,7 @@ use crate::cgroup::{Cgroup, Enforce, Skipped};
 use crate::container::config::CgroupConfig;
 use crate::container::console::Wanted;
 use crate::container::handle::{Container, Run};
+use crate::container::intercept::Watched;
 use crate::container::live::{Live, remove_cgroup};
 use crate::container::load::identity;
 use crate::container::pool::Sandbox;
@@ -78,8 +79,10 @@ impl Container {
             config = Arc::new(self.runtime.with_cpus(&self.id(), &config, None)?);
         }
         config.limits.check_host()?;
+        self.check_interception(&config)?;
         self.enable_controllers(&config)?;
         let deadline = Deadline::from(options.deadline);
+        let hooks = options.hooks();
         let cancel = options.cancel;
         let (mut sources, mut pipes) = streams::open(options.stdin, options.stdout, options.stderr)?;
         if !config.may_open_null() {
@@ -166,7 +169,7 @@ impl Container {
             strategy: inner.host.strategy(),
             deadline,
             cancel: cancel.clone(),
-            fault: options.fault,
+            hooks,
             witness: Some(&noted),
         };
         let up = match parked {
@@ -176,9 +179,23 @@ impl Container {
         // Their pools make others from here on.
         drop((sandbox, network));
         let up = up.map_err(|e| inner.host.explain_denied(e)).and_then(|mut up| {
-            pipes.seccomp_listener = up.running.listener.take();
+            let listener = up.running.listener.take();
             let terminals = std::mem::take(&mut up.running.terminals);
             let child = known(&config, up, &guests)?;
+            if !self.is_supervised(&config) {
+                pipes.seccomp_listener = listener;
+            } else if let Some(listener) = listener {
+                let watched = Watched {
+                    child: &child,
+                    id_map: id_map.as_ref(),
+                    cgroup: cgroup.as_ref(),
+                    started_at: SystemTime::now(),
+                };
+                if let Err(e) = self.watch(&config, listener, &watched) {
+                    child.kill_and_reap();
+                    return Err(e);
+                }
+            }
             let Some(leaf) = cgroup.as_ref().filter(|_| !terminals.is_empty()) else {
                 return Ok((child, None));
             };

@@ -1,12 +1,14 @@
 //! Configuration as string keys, the way LXD and Incus write it: `limits.memory = 512MiB`.
 //!
 //! Inside, everything is typed; keys are read and written at the edge alone. What there is: `limits.*` of containers
-//! ([`LimitKeys`]). Each group of keys is a table with a row for each key: its name, what it is for, how it is read and
+//! ([`LimitKeys`]), and `security.syscalls.intercept.*` ([`InterceptKeys`]). Each group of keys is a table with a row for each key: its name, what it is for, how it is read and
 //! written, and whether it changes while the instance runs.
 
+mod intercept;
 mod limits;
 mod size;
 
+pub use intercept::InterceptKeys;
 pub use limits::{KeyChanges, LimitKeys};
 pub use size::ByteSize;
 

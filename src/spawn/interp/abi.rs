@@ -98,6 +98,55 @@ pub(crate) mod ring {
     pub(crate) const DATA: u64 = 64;
 }
 
+/// Lists of system calls for a child that acts for the host.
+pub(crate) mod act {
+    /// First word of a list.
+    pub(crate) const MAGIC: u32 = 0x5350_4143;
+    pub(crate) const MAX_STEPS: usize = 32;
+    /// In [`Step::out`] and [`Head::send`]: none.
+    pub(crate) const NO_SLOT: u32 = 0xffff;
+    /// In the answer: a step that came after one that failed.
+    pub(crate) const SKIPPED: i64 = i64::MIN;
+
+    /// In [`Step::flags`]: done also after one that failed.
+    pub(crate) const ALWAYS: u16 = 1;
+    /// In [`Step::flags`]: the list goes on where it fails.
+    pub(crate) const MAY_FAIL: u16 = 2;
+
+    /// In [`Step::nr`], in place of a call: writes its second argument, an address, where its first one leads.
+    pub(crate) const POINT: u32 = u32::MAX;
+
+    /// In [`Step::kinds`]: the argument as it is; the address of that offset of the message; the descriptor in that slot.
+    pub(crate) const NUMBER: u8 = 0;
+    pub(crate) const DATA: u8 = 1;
+    pub(crate) const SLOT: u8 = 2;
+
+    /// The steps follow it, then data. The answer is a word for each step, then the part of the message that `out` names.
+    #[derive(Clone, Copy, Debug)]
+    #[repr(C)]
+    pub(crate) struct Head {
+        pub(crate) magic: u32,
+        pub(crate) steps: u32,
+        pub(crate) out_at: u32,
+        pub(crate) out_len: u32,
+        /// The slot whose descriptor goes with the answer.
+        pub(crate) send: u32,
+        pub(crate) reserved: u32,
+    }
+
+    #[derive(Clone, Copy, Debug)]
+    #[repr(C)]
+    pub(crate) struct Step {
+        pub(crate) nr: u32,
+        pub(crate) kinds: [u8; 6],
+        pub(crate) flags: u16,
+        /// The slot that keeps the result, which is a descriptor.
+        pub(crate) out: u16,
+        pub(crate) reserved: u16,
+        pub(crate) args: [u64; 6],
+    }
+}
+
 /// What the child says: 32 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
@@ -165,6 +214,12 @@ pub(crate) mod code {
     /// first slot of the masters, their number, fd of a ring's file, its size, pidfd: keeps terminals until that process
     /// has ended, and does not come back. Sends MARKER first.
     pub(crate) const KEEP_TERMINALS: u16 = 0x19;
+    /// Gives the process a session keyring of its own, without a name.
+    pub(crate) const KEYRING: u16 = 0x1a;
+    /// handled rights, @(path, rights) pairs, their number: Landlock, of the container's root
+    pub(crate) const LANDLOCK: u16 = 0x1b;
+    /// fd that goes to slot 0, first slot for descriptors that come with a list: closes all other slots, sends MARKER, does lists of system calls, and does not come back.
+    pub(crate) const ACT: u16 = 0x1c;
     /// errno to fail with, or 0 to end without a word: fault injection in tests
     pub(crate) const FAULT: u16 = 0x16;
 
@@ -186,8 +241,8 @@ pub(crate) mod code {
     pub(crate) const MOUNT_TOP: u16 = 0x47;
     /// @path: a recursive bind of itself, read-only
     pub(crate) const READ_ONLY: u16 = 0x48;
-    /// @path, @source: a file is hidden under `source`, or under an empty file where that is none; a directory under an
-    /// empty read-only tmpfs
+    /// @path, @source, device: a file is hidden under `source`, which must be that device unless 0 is given, or under an
+    /// empty file where there is no source; a directory under an empty read-only tmpfs
     pub(crate) const MASK: u16 = 0x49;
     /// @type
     pub(crate) const FSOPEN: u16 = 0x4a;
@@ -216,7 +271,7 @@ pub(crate) mod code {
     pub(crate) const OPEN: u16 = 0x65;
     /// fd, target number
     pub(crate) const DUP_TO: u16 = 0x66;
-    /// @path, @data, length: an existing file, one write
+    /// @path, @data, length, RESOLVE_* flags: an existing file, one write
     pub(crate) const WRITE_FILE: u16 = 0x67;
     /// @path, @data, length, mode: a new file
     pub(crate) const CREATE_FILE: u16 = 0x68;
@@ -224,10 +279,15 @@ pub(crate) mod code {
     pub(crate) const CLOSE_OTHERS: u16 = 0x69;
     /// Closes every descriptor but the socket and those in slots.
     pub(crate) const CLOSE_INHERITED: u16 = 0x6c;
-    /// @target: makes a terminal in /dev/pts, binds it to a new file `target`, sends TERMINAL
+    /// @target, 1 to make sure that what is bound is that terminal: makes one in /dev/pts, binds it to a new file
+    /// `target`, sends TERMINAL
     pub(crate) const TERMINAL: u16 = 0x6d;
     /// @path, @data, length: a file of the root file system gets this content, if it is there and can be written
     pub(crate) const WRITE_OVER: u16 = 0x6e;
+    /// @path, magic: chdir to the root of a file system of the kernel's, which it must be
+    pub(crate) const ENTER_KERNEL: u16 = 0x6b;
+    /// @path, device: fails with EXDEV unless it is that character device
+    pub(crate) const CHECK_DEVICE: u16 = 0x6f;
     /// @path: chdir, and the place must be reachable from the root
     pub(crate) const WORKING_DIR: u16 = 0x6a;
 }

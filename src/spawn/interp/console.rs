@@ -2,9 +2,10 @@
 
 use core::mem::MaybeUninit;
 
-use super::Interp;
 use super::abi::{self, Record, ring};
+use super::mounts::{O_PATH_CLOEXEC, statfs};
 use super::syscall::{self, AT_FDCWD, nr, sys1, sys3, sys5, sys6};
+use super::{Interp, verify};
 
 const O_RDWR_NOCTTY_NONBLOCK_CLOEXEC: usize = 2 | 0o400 | 0o4000 | 0o2000000;
 const O_WRONLY_NOCTTY_NONBLOCK_CLOEXEC: u64 = 1 | 0o400 | 0o4000 | 0o2000000;
@@ -19,6 +20,8 @@ const RESOLVE_NO_XDEV: u64 = 1;
 const RESOLVE_NO_MAGICLINKS: u64 = 2;
 const RESOLVE_NO_SYMLINKS: u64 = 4;
 const RESOLVE_IN_ROOT: u64 = 0x10;
+
+const DEVPTS_SUPER_MAGIC: u64 = 0x1cd1;
 
 const POLLIN: i16 = 1;
 
@@ -41,7 +44,7 @@ struct PollFd {
 
 impl Interp {
     /// Makes a terminal in the container's own devpts, binds it to `target`, and sends its master to the host.
-    pub(super) unsafe fn terminal(&mut self, target: u64) -> isize {
+    pub(super) unsafe fn terminal(&mut self, target: u64, check: bool) -> isize {
         // SAFETY: strings of the plan and constants, and a descriptor that is opened here.
         unsafe {
             let ptmx = c"/dev/pts/ptmx".as_ptr() as usize;
@@ -49,7 +52,7 @@ impl Interp {
             if fd < 0 {
                 return fd;
             }
-            let ret = self.bind_terminal(fd as usize, target);
+            let ret = self.bind_terminal(fd as usize, target, check);
             if ret >= 0 {
                 self.send_record(&Record::new(abi::TERMINAL, self.pc, 0, 0), fd as i32);
             }
@@ -58,7 +61,7 @@ impl Interp {
         }
     }
 
-    unsafe fn bind_terminal(&self, master: usize, target: u64) -> isize {
+    unsafe fn bind_terminal(&self, master: usize, target: u64, check: bool) -> isize {
         let (locked, mut number) = (0_i32, 0_u32);
         let target = self.at(target) as usize;
         // SAFETY: live integers, strings of the plan, and a path that is made here.
@@ -77,7 +80,16 @@ impl Interp {
             if ret < 0 {
                 return ret;
             }
-            sys5(nr::MOUNT, path.as_ptr() as usize, target, 0, MS_BIND, 0)
+            let ret = sys5(nr::MOUNT, path.as_ptr() as usize, target, 0, MS_BIND, 0);
+            if ret < 0 || !check {
+                return ret;
+            }
+            // Whoever can mount something there could have had anything bound in its place.
+            match statfs_of(target as *const u8) {
+                Ok(DEVPTS_SUPER_MAGIC) => verify::check_device(target as *const u8, terminal_device(number)),
+                Ok(_) => -syscall::EXDEV,
+                Err(ret) => ret,
+            }
         }
     }
 
@@ -158,6 +170,27 @@ impl Interp {
             keeper.note_end(pidfd);
         }
         syscall::exit(0)
+    }
+}
+
+/// The number of the device that a terminal of devpts is (`pts(4)`).
+fn terminal_device(number: u32) -> u64 {
+    const FIRST_MAJOR: u64 = 136;
+    let (major, minor) = (FIRST_MAJOR + u64::from(number >> 8), u64::from(number & 0xff));
+    major << 8 | minor
+}
+
+/// The kind of file system that a file is on.
+unsafe fn statfs_of(path: *const u8) -> Result<u64, isize> {
+    // SAFETY: a C string, and a descriptor that is opened here.
+    unsafe {
+        let fd = sys6(nr::OPENAT, AT_FDCWD, path as usize, O_PATH_CLOEXEC, 0, 0, 0);
+        if fd < 0 {
+            return Err(fd);
+        }
+        let found = statfs(fd as i32);
+        sys1(nr::CLOSE, fd as usize);
+        found.map(|fs| fs[0])
     }
 }
 

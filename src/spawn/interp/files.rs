@@ -2,7 +2,7 @@
 
 use super::abi::code;
 use super::syscall::{self, AT_FDCWD, nr, sys1, sys3, sys6};
-use super::{Interp, SLOTS};
+use super::{Interp, SLOTS, verify};
 
 const O_CLOEXEC: usize = 0o2000000;
 const O_WRONLY: usize = 1;
@@ -25,13 +25,18 @@ impl Interp {
                     sys6(nr::OPENAT, AT_FDCWD, self.at(a) as usize, b as usize | O_CLOEXEC, c as usize, 0, 0)
                 }
                 code::DUP_TO => self.dup_to(self.fd(a), b as i32),
-                code::WRITE_FILE => self.write(self.at(a), O_WRONLY, 0, self.at(b), c as usize),
+                code::WRITE_FILE => self.write_over_one(self.at(a), self.at(b), c as usize, d),
                 code::CREATE_FILE => {
                     self.write(self.at(a), O_WRONLY | O_CREAT_EXCL, d as usize, self.at(b), c as usize)
                 }
                 code::CLOSE_OTHERS => self.close_others(),
                 code::CLOSE_INHERITED => self.close_inherited(),
-                code::TERMINAL => self.terminal(a),
+                code::TERMINAL => self.terminal(a, b != 0),
+                code::ENTER_KERNEL => {
+                    self.masked_dir = 0;
+                    verify::enter_kernel(self.at(a), b)
+                }
+                code::CHECK_DEVICE => verify::check_device(self.at(a), b),
                 code::WRITE_OVER => self.write_over(a, b, c as usize),
                 code::WORKING_DIR => working_dir(self.at(a)),
                 _ => -syscall::ENOSYS,
@@ -55,12 +60,17 @@ impl Interp {
         // SAFETY: a string and `len` bytes of the plan.
         unsafe {
             let fd = sys6(nr::OPENAT, AT_FDCWD, path as usize, flags | O_CLOEXEC, mode, 0, 0);
-            if fd < 0 {
-                return fd;
-            }
-            let ret = if len == 0 { 0 } else { sys3(nr::WRITE, fd as usize, data as usize, len) };
-            sys1(nr::CLOSE, fd as usize);
-            if ret < 0 || ret as usize == len { ret.min(0) } else { -syscall::E2BIG }
+            write_and_close(fd, data, len)
+        }
+    }
+
+    /// Writes to a file that is there, looked up by the rules of `openat2(2)`.
+    unsafe fn write_over_one(&self, path: *const u8, data: *const u8, len: usize, resolve: u64) -> isize {
+        let how = [(O_WRONLY | O_CLOEXEC) as u64, 0, resolve];
+        // SAFETY: a string and `len` bytes of the plan, and a live `struct open_how`.
+        unsafe {
+            let fd = sys6(nr::OPENAT2, AT_FDCWD, path as usize, how.as_ptr() as usize, 24, 0, 0);
+            write_and_close(fd, data, len)
         }
     }
 
@@ -107,6 +117,19 @@ impl Interp {
             }
             from = keep + 1;
         }
+    }
+}
+
+/// Writes all of it in one call to a file that was just opened, or not.
+unsafe fn write_and_close(fd: isize, data: *const u8, len: usize) -> isize {
+    if fd < 0 {
+        return fd;
+    }
+    // SAFETY: `len` bytes of the plan; the descriptor is ours.
+    unsafe {
+        let ret = if len == 0 { 0 } else { sys3(nr::WRITE, fd as usize, data as usize, len) };
+        sys1(nr::CLOSE, fd as usize);
+        if ret < 0 || ret as usize == len { ret.min(0) } else { -syscall::E2BIG }
     }
 }
 

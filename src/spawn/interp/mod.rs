@@ -17,14 +17,17 @@
 #![allow(unsafe_code)]
 
 pub(crate) mod abi;
+mod act;
 mod console;
 mod files;
 #[cfg(feature = "fuzzing")]
 mod fuzzing;
+mod landlock;
 mod mounts;
 mod ops;
 mod socket;
 pub(crate) mod syscall;
+mod verify;
 pub(crate) mod window;
 
 #[cfg(feature = "fuzzing")]
@@ -175,8 +178,11 @@ impl Interp {
                     0
                 }
                 code::NEXT_PLAN => self.next_plan(),
+                code::LANDLOCK => self.landlock(a, b, c),
+                code::KEYRING => verify::new_keyring(),
                 code::NETWORK_SOCKET => self.network_socket(),
                 code::KEEP_TERMINALS => self.keep(a as usize, b as usize, self.fd(c), d, self.fd(e)),
+                code::ACT => self.act(self.fd(a), b as usize),
                 code::EXEC => self.exec(a, b, c),
                 code::FAULT if a != 0 => -(a as isize),
                 code::FAULT => ops::die(),

@@ -1,8 +1,8 @@
 //! Mount operations.
 
-use super::Interp;
 use super::abi::code;
 use super::syscall::{self, AT_FDCWD, nr, sys1, sys3, sys5, sys6};
+use super::{Interp, verify};
 
 const MS_RDONLY: usize = 1;
 const MS_NOSUID: usize = 2;
@@ -19,7 +19,7 @@ const FSOPEN_CLOEXEC: usize = 1;
 const MNT_DETACH: usize = 2;
 const ST_RDONLY: u64 = 1;
 
-const O_PATH_CLOEXEC: usize = 0o10000000 | 0o2000000;
+pub(super) const O_PATH_CLOEXEC: usize = 0o10000000 | 0o2000000;
 
 const RESOLVE_NO_MAGICLINKS: u64 = 2;
 const RESOLVE_IN_ROOT: u64 = 0x10;
@@ -72,7 +72,7 @@ impl Interp {
                 code::MOUNT => self.mount(self.at(b) as usize, a, c, d, e),
                 code::MOUNT_TOP => self.mount_top(b, a, c, d, e),
                 code::READ_ONLY => self.read_only(self.at(a) as usize),
-                code::MASK => self.mask(a, b),
+                code::MASK => self.mask(a, b, c),
                 code::FSOPEN => sys3(nr::FSOPEN, self.at(a) as usize, FSOPEN_CLOEXEC, 0),
                 code::FSCONFIG => sys5(
                     nr::FSCONFIG,
@@ -144,7 +144,7 @@ impl Interp {
         }
     }
 
-    unsafe fn mask(&mut self, path: u64, source: u64) -> isize {
+    unsafe fn mask(&mut self, path: u64, source: u64, device: u64) -> isize {
         let target = self.at(path) as usize;
         // SAFETY: strings of the plan and constants.
         unsafe {
@@ -153,12 +153,18 @@ impl Interp {
             } else {
                 sys5(nr::MOUNT, self.at(source) as usize, target, 0, MS_BIND, 0)
             };
+            // Whoever can change the source could have anything bound in its place.
+            if ret == 0 && source != 0 && device != 0 {
+                return verify::check_device(target as *const u8, device);
+            }
             // A directory: mount(2) and move_mount(2) say so in different words.
             if ret != -syscall::ENOTDIR && ret != -syscall::EINVAL {
                 return ret;
             }
-            // A directory. One empty file system serves them all, unless a later mask has covered its place.
+            // A directory. One empty file system serves all below a directory of the kernel's, unless a later mask has
+            // covered its place. Elsewhere others may change what is at that place.
             if self.masked_dir != 0
+                && *(target as *const u8) != b'/'
                 && sys5(nr::MOUNT, self.at(self.masked_dir) as usize, target, 0, MS_BIND, 0) == 0
             {
                 return 0;
@@ -216,14 +222,14 @@ const OPEN_TRIES: u32 = 10_000;
 /// Word of `struct statfs` that holds the mount flags.
 const STATFS_FLAGS: usize = 10;
 
-fn statfs(fd: i32) -> Result<[u64; 15], isize> {
+pub(super) fn statfs(fd: i32) -> Result<[u64; 15], isize> {
     let mut fs = [0_u64; 15];
     // SAFETY: `struct statfs` has 120 bytes on the architectures that we run on.
     let ret = unsafe { sys3(nr::FSTATFS, fd as usize, fs.as_mut_ptr() as usize, 0) };
     if ret < 0 { Err(ret) } else { Ok(fs) }
 }
 
-unsafe fn open_in_root(path: *const u8) -> isize {
+pub(super) unsafe fn open_in_root(path: *const u8) -> isize {
     let how = [O_PATH_CLOEXEC as u64, 0, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS];
     let mut tries = 0;
     loop {

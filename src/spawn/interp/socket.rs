@@ -51,13 +51,49 @@ pub(super) fn send_record(sock: i32, record: &Record, fd: i32) {
     {}
 }
 
+/// Sends two blocks as one message, with a descriptor unless `fd` is negative.
+///
+/// # Safety
+/// Both blocks are live for their lengths.
+pub(super) unsafe fn send_two(
+    sock: i32,
+    first: *const u8,
+    first_len: usize,
+    second: *const u8,
+    second_len: usize,
+    fd: i32,
+) -> isize {
+    let iov = [
+        IoVec { base: first.cast_mut(), len: first_len },
+        IoVec { base: second.cast_mut(), len: second_len },
+    ];
+    let mut control =
+        [CMSG_HEADER as u64 + 4, u64::from(SOL_SOCKET) | u64::from(SCM_RIGHTS) << 32, fd as u32 as u64];
+    let msg = MsgHdr {
+        name: 0,
+        name_len: 0,
+        iov: iov.as_ptr(),
+        iov_len: 2,
+        control: if fd < 0 { core::ptr::null_mut() } else { control.as_mut_ptr() },
+        control_len: if fd < 0 { 0 } else { CMSG_HEADER + 4 },
+        flags: 0,
+    };
+    loop {
+        // SAFETY: a message header over live buffers.
+        let sent = unsafe { sys3(nr::SENDMSG, sock as usize, &raw const msg as usize, MSG_NOSIGNAL) };
+        if sent != -syscall::EINTR {
+            return sent;
+        }
+    }
+}
+
 impl Interp {
     pub(super) fn send_record(&self, record: &Record, fd: i32) {
         send_record(self.sock, record, fd);
     }
 
     /// Receives one message; its descriptors go to the slots from `slot` on. Returns its length, 0 at the end.
-    unsafe fn receive(&mut self, buf: *mut u8, len: usize, slot: usize) -> isize {
+    pub(super) unsafe fn receive(&mut self, buf: *mut u8, len: usize, slot: usize) -> isize {
         let iov = IoVec { base: buf, len };
         let mut control = [MaybeUninit::<u64>::uninit(); 2 + MAX_FDS / 2];
         let mut msg = MsgHdr {

@@ -31,6 +31,9 @@ macro_rules! new_calls {
         pub(crate) const CLOSE_RANGE: usize = 436;
         pub(crate) const OPENAT2: usize = 437;
         pub(crate) const MOUNT_SETATTR: usize = 442;
+        pub(crate) const LANDLOCK_CREATE_RULESET: usize = 444;
+        pub(crate) const LANDLOCK_ADD_RULE: usize = 445;
+        pub(crate) const LANDLOCK_RESTRICT_SELF: usize = 446;
     };
 }
 
@@ -123,8 +126,10 @@ mod arch {
         pub(crate) const DUP3: usize = 292;
         pub(crate) const PRLIMIT64: usize = 302;
         pub(crate) const SETNS: usize = 308;
+        pub(crate) const KEYCTL: usize = 250;
         pub(crate) const SECCOMP: usize = 317;
         pub(crate) const EXECVEAT: usize = 322;
+        pub(crate) const STATX: usize = 332;
         pub(crate) const CLONE3: usize = 435;
         new_calls!();
     }
@@ -216,12 +221,14 @@ mod arch {
         pub(crate) const SOCKET: usize = 198;
         pub(crate) const SENDMSG: usize = 211;
         pub(crate) const RECVMSG: usize = 212;
+        pub(crate) const KEYCTL: usize = 219;
         pub(crate) const EXECVE: usize = 221;
         pub(crate) const MMAP: usize = 222;
         pub(crate) const PRLIMIT64: usize = 261;
         pub(crate) const SETNS: usize = 268;
         pub(crate) const SECCOMP: usize = 277;
         pub(crate) const EXECVEAT: usize = 281;
+        pub(crate) const STATX: usize = 291;
         pub(crate) const CLONE3: usize = 435;
         new_calls!();
     }

@@ -72,8 +72,8 @@ impl Step {
                 format!("open_tree dir=cwd path={path} flags=0x1 -> slot {slot}")
             }
             Self::Write(path, data) => {
-                plan.write_file("write", path, data);
-                format!("write_file path={path} data={:?}", String::from_utf8_lossy(data))
+                plan.write_proc("write", path, data);
+                format!("write_file path={path} data={:?} resolve=0xb", String::from_utf8_lossy(data))
             }
             Self::Seccomp(count) => {
                 plan.seccomp(&vec![0x42; 8 * usize::from(*count)], 7);
@@ -81,7 +81,7 @@ impl Step {
             }
             Self::Mask(path) => {
                 plan.mask_path(path, MaskFrom::DevNull);
-                format!("mask path={path} from=dev/null (may be missing)")
+                format!("mask path={path} from=/dev/null device=0x103 (may be missing)")
             }
             Self::Mkdir(path) => {
                 plan.mkdir("make", path, 0o751);
@@ -197,7 +197,7 @@ fn send(strategy: spawn::Strategy<'_>, bytes: &[u8], plan: &Plan) -> crate::Resu
 fn exits_with_7() -> Plan {
     let mut plan = Plan::new(0);
     plan.umask(0o22);
-    plan.write_file("write", "/nonexistent/file", b"data");
+    plan.write_proc("write", "nonexistent/file", b"data");
     plan.tolerate(Tolerate::Missing);
     shell(&mut plan, "exit 7");
     plan

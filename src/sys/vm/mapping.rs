@@ -13,6 +13,7 @@ use crate::sys::raw::last_errno;
 pub(crate) struct Mapping {
     addr: NonNull<u8>,
     len: usize,
+    is_file: bool,
 }
 
 // SAFETY: the memory belongs to no thread. Nothing gives a reference to it, only slices whose accesses are volatile.
@@ -83,7 +84,7 @@ impl Mapping {
         let end = (start + len).next_multiple_of(rustix::param::page_size());
         unmap(base as usize, start);
         unmap(end, base as usize + reserved);
-        Ok(Self { addr: NonNull::new(mapped.cast()).ok_or(Errno::NOMEM)?, len })
+        Ok(Self { addr: NonNull::new(mapped.cast()).ok_or(Errno::NOMEM)?, len, is_file: fd >= 0 })
     }
 
     /// Bytes.
@@ -102,6 +103,18 @@ impl Mapping {
         // SAFETY: the range is inside of the mapping, which lives as long as `self` is borrowed; accesses through the
         // slice are volatile.
         (end <= self.len).then(|| unsafe { VolatileSlice::new(self.addr.as_ptr().add(offset), len) })
+    }
+
+    /// Gives the memory of a range back to the kernel; it is zeroes then (`MADV_DONTNEED`, for a file `MADV_REMOVE`). What
+    /// cannot be given back, such as a part of a huge page that was reserved, stays.
+    pub(crate) fn discard(&self, offset: usize, len: usize) {
+        let inside = offset.checked_add(len).is_some_and(|end| end <= self.len);
+        if inside && offset.is_multiple_of(rustix::param::page_size()) {
+            let advice = if self.is_file { libc::MADV_REMOVE } else { libc::MADV_DONTNEED };
+            // SAFETY: the range is inside of our own mapping, of which nobody has a reference; the guest has said that it
+            // does not need what is there, and what it reads there later is its own affair.
+            unsafe { libc::madvise(self.addr.as_ptr().add(offset).cast(), len, advice) };
+        }
     }
 
     /// Asks for huge pages (`MADV_HUGEPAGE`), and keeps the guest's memory out of core dumps of the host.

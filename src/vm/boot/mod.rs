@@ -11,7 +11,8 @@ mod tests;
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use vm_memory::{Bytes, GuestAddress};
@@ -240,6 +241,24 @@ fn place_initramfs(kernel: &Kernel, memory: u64, len: u64) -> Result<Placed, Pro
     }
 }
 
+/// A first root file system.
+#[derive(Clone)]
+pub(crate) enum Initramfs {
+    File(PathBuf),
+    /// One that was made for this start.
+    Bytes(Arc<[u8]>),
+}
+
+impl std::fmt::Debug for Initramfs {
+    /// The bytes are left out: they are many, and some are secret.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::File(path) => f.debug_tuple("File").field(path).finish(),
+            Self::Bytes(bytes) => f.debug_tuple("Bytes").field(&bytes.len()).finish(),
+        }
+    }
+}
+
 /// What is in the guest's memory now.
 #[derive(Clone, Debug)]
 pub(crate) struct Loaded {
@@ -254,7 +273,7 @@ pub(crate) fn load(
     size: u64,
     kernel: &Path,
     protocol: BootProtocol,
-    initramfs: Option<&Path>,
+    initramfs: Option<&Initramfs>,
 ) -> Result<Loaded> {
     let wrong = |step: &'static str, path: &Path| {
         let path = path.to_owned();
@@ -272,7 +291,16 @@ pub(crate) fn load(
     }
     let initramfs = match initramfs {
         None => None,
-        Some(path) => {
+        Some(Initramfs::Bytes(bytes)) => {
+            let made = Path::new("initramfs of the agent");
+            let wrong = wrong(READ_INITRAMFS, made);
+            let placed = place_initramfs(&parsed, size, bytes.len() as u64).map_err(wrong)?;
+            memory
+                .write_slice(bytes, GuestAddress(placed.start))
+                .map_err(|e| Error::new(ErrorKind::InvalidConfig, READ_INITRAMFS).with_source(e))?;
+            Some(placed)
+        }
+        Some(Initramfs::File(path)) => {
             let (mut file, len) = open(READ_INITRAMFS, path)?;
             let placed = place_initramfs(&parsed, size, len).map_err(wrong(READ_INITRAMFS, path))?;
             let all = Segment { offset: 0, file_len: len, start: placed.start, memory_len: len };
@@ -308,4 +336,23 @@ fn copy(memory: &Memory, file: &mut File, segment: Segment) -> Result<(), Proble
     file.seek(SeekFrom::Start(segment.offset)).map_err(|e| failed(&e))?;
     let len = usize::try_from(segment.file_len).map_err(|e| failed(&e))?;
     memory.read_exact_volatile_from(GuestAddress(segment.start), file, len).map_err(|e| failed(&e))
+}
+
+/// Whatever is accepted of such a file stays inside of the file and of the memory. Says whether it was.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn usable(bytes: &[u8]) -> bool {
+    const MEMORY: u64 = 64 << 20;
+    let Ok(kernel) = parse(&bytes) else { return false };
+    if check_fit(&kernel, MEMORY).is_err() {
+        return false;
+    }
+    for s in &kernel.segments {
+        assert!(s.offset + s.file_len <= bytes.len() as u64 && s.file_len <= s.memory_len);
+        assert!(s.start >= KERNEL_MIN && s.start + s.memory_len <= MEMORY);
+    }
+    let entry = kernel.entry(BootProtocol::Auto).is_ok();
+    if let Ok(placed) = place_initramfs(&kernel, MEMORY, 4097) {
+        assert!(placed.start >= kernel.end() && placed.start + placed.len <= MEMORY);
+    }
+    entry
 }

@@ -121,23 +121,6 @@ fn every_shorter_file_is_refused() {
     }
 }
 
-fn usable(bytes: &[u8]) {
-    const MEMORY: u64 = 64 << 20;
-    let Ok(kernel) = parsed(bytes) else { return };
-    if check_fit(&kernel, MEMORY).is_err() {
-        return;
-    }
-    // Whatever was accepted stays inside of the file and of the memory.
-    for s in &kernel.segments {
-        assert!(s.offset + s.file_len <= bytes.len() as u64 && s.file_len <= s.memory_len);
-        assert!(s.start >= KERNEL_MIN && s.start + s.memory_len <= MEMORY);
-    }
-    let _ = kernel.entry(BootProtocol::Auto);
-    if let Ok(placed) = place_initramfs(&kernel, MEMORY, 4097) {
-        assert!(placed.start >= kernel.end() && placed.start + placed.len <= MEMORY);
-    }
-}
-
 proptest! {
     #[test]
     fn no_bytes_confuse_the_loader(bytes in proptest::collection::vec(any::<u8>(), 0..2048)) {

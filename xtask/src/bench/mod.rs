@@ -16,12 +16,14 @@
 pub mod boot;
 pub mod cgroup;
 mod guard;
+pub mod intercept;
 mod measure;
 mod ours;
 mod peers;
 mod report;
 mod row;
 pub mod unpack;
+pub mod vm;
 
 use std::path::PathBuf;
 use std::process::Command;

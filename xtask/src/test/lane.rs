@@ -92,10 +92,14 @@ pub fn run(only: &[String]) -> Result<Lane> {
         if programs.is_empty() {
             continue;
         }
-        let options = options(kind, &programs);
+        let mut options = options(kind, &programs);
         // Before any of them runs: the first fetches what all need.
         match vm::prepare(&options) {
-            Ok(parts) => machines.push((kind, programs, options, parts)),
+            Ok(parts) => {
+                let parser = parts.apparmor_parser()?;
+                options.env.push(("STOCKADE_APPARMOR_PARSER".to_owned(), parser.display().to_string()));
+                machines.push((kind, programs, options, parts));
+            }
             Err(why) => return Ok(Lane::Absent(why)),
         }
     }

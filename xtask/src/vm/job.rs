@@ -130,7 +130,7 @@ fn command(options: &Options) -> String {
 }
 
 /// The word as a shell takes it whatever is in it.
-fn quoted(word: &str) -> String {
+pub fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 

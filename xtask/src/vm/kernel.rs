@@ -31,6 +31,35 @@ pub struct Kernel {
     pub modules: PathBuf,
 }
 
+/// What a guest of the machine boots.
+#[derive(Debug)]
+pub struct Guest {
+    pub release: String,
+    /// An ELF file, where the image could be unpacked.
+    pub vmlinux: Vec<u8>,
+    pub bzimage: Vec<u8>,
+    pub initramfs: Vec<u8>,
+}
+
+impl Kernel {
+    /// The kernel for a guest whose first root is busybox and `init`.
+    pub fn guest(&self, init: &str, tools: &Tools) -> Result<Guest> {
+        let image = &self.image;
+        let bzimage = image.with_file_name("boot").join(format!("vmlinuz-{}", self.release));
+        let busybox = tools.path("busybox")?;
+        let mut archive = Archive::default();
+        archive.dir("bin");
+        archive.file("bin/busybox", &at(&busybox, fs::read(&busybox))?);
+        archive.file("init", init.as_bytes());
+        Ok(Guest {
+            release: self.release.clone(),
+            vmlinux: at(image, fs::read(image))?,
+            bzimage: at(&bzimage, fs::read(&bzimage))?,
+            initramfs: archive.finish(),
+        })
+    }
+}
+
 /// The newest kernel that `meta` stands for.
 pub fn find(meta: &str, tools: &Tools) -> Result<Kernel> {
     let package = apt::field(meta, "Depends").and_then(|depends| {

@@ -19,6 +19,8 @@ use std::time::Duration;
 use crate::Result;
 use crate::args::Args;
 
+pub use job::quoted;
+pub use kernel::Guest;
 pub use machine::{Ending, Streams};
 
 /// The status of a command that was cut off by the time limit, as timeout(1) has it.
@@ -124,6 +126,23 @@ impl Options {
 pub struct Parts {
     tools: tools::Tools,
     kernel: kernel::Kernel,
+}
+
+impl Parts {
+    /// The program that loads AppArmor's profiles.
+    pub fn apparmor_parser(&self) -> Result<std::path::PathBuf> {
+        self.tools.path(tools::APPARMOR_PARSER)
+    }
+
+    /// The same kernel for a machine within the machine, with this init.
+    pub fn guest(&self, init: &str) -> Result<Guest> {
+        self.kernel.guest(init, &self.tools)
+    }
+
+    /// QEMU, without options for a machine.
+    pub fn qemu(&self) -> Result<std::process::Command> {
+        self.tools.qemu()
+    }
 }
 
 /// Finds or fetches QEMU and the kernel.

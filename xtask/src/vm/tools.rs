@@ -9,9 +9,17 @@ use super::{apt, cache};
 
 const QEMU: &str = "qemu-system-x86_64";
 
+/// Loads profiles into the machine's kernel.
+pub const APPARMOR_PARSER: &str = "apparmor_parser";
+
 /// A program and its package.
-const NEEDED: &[(&str, &str)] =
-    &[(QEMU, "qemu-system-x86"), ("busybox", "busybox-static"), ("zstd", "zstd"), ("mke2fs", "e2fsprogs")];
+const NEEDED: &[(&str, &str)] = &[
+    (QEMU, "qemu-system-x86"),
+    ("busybox", "busybox-static"),
+    ("zstd", "zstd"),
+    ("mke2fs", "e2fsprogs"),
+    (APPARMOR_PARSER, "apparmor"),
+];
 
 /// Where the programs are.
 #[derive(Debug)]

@@ -95,6 +95,7 @@ impl Builder<'_> {
                     flags: MountFlags::BIND,
                     data: "",
                 });
+                self.plan.check_device(d.path, libc::makedev(d.major, d.minor));
             }
         } else {
             for d in std_fs::DEVICES {

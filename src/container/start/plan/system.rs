@@ -5,10 +5,11 @@ use rustix::mount::MountFlags;
 use super::{Builder, ETC_DIR};
 use crate::container::config::{Nesting, SystemConfig, SystemIdentity};
 use crate::rootfs::standard::INERT;
-use crate::spawn::{Mount, Tolerate};
+use crate::spawn::{KernelFs, Mount, Tolerate};
 use crate::sys::mount::{MOUNT_ATTR_RDONLY, MountAttr};
 
-const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+/// Seen from /proc.
+const BOOT_ID: &str = "sys/kernel/random/boot_id";
 /// Where distributions keep the number of the machine.
 const MACHINE_IDS: [&str; 2] = ["/etc/machine-id", "/var/lib/dbus/machine-id"];
 
@@ -62,15 +63,16 @@ impl Builder<'_> {
             return;
         }
         let read_only = MountAttr { set: MOUNT_ATTR_RDONLY, ..MountAttr::default() };
-        self.bind("bind /proc/sys", "/proc/sys", "/proc/sys");
-        self.bind("bind /proc/sys/net", "/proc/sys/net", "/proc/sys/net");
-        self.plan.mount_setattr_path("make /proc/sys read-only", "/proc/sys", &read_only, 0);
+        self.enter(Some(KernelFs::Proc));
+        self.bind("bind /proc/sys", "sys", "sys");
+        self.bind("bind /proc/sys/net", "sys/net", "sys/net");
+        self.plan.mount_setattr_path("make /proc/sys read-only", "sys", &read_only, 0);
         self.make_dir();
         let made = format!("{ETC_DIR}/boot_id");
         self.plan.create_file("write the boot id", &made, self.parts.boot_id.as_bytes(), 0o444);
         self.bind("bind the boot id", &made, BOOT_ID);
         self.plan.mount_setattr_path("make the boot id read-only", BOOT_ID, &read_only, 0);
-        self.plan.read_only_path("/proc/sysrq-trigger");
+        self.plan.read_only_path_in("/proc/sysrq-trigger", KernelFs::Proc.path());
     }
 
     fn bind(&mut self, what: &'static str, source: &str, target: &str) {

@@ -213,7 +213,16 @@ fn root_of_a_user_namespace_comes_first() {
     each(8, |ops| {
         let root = ops.first("set_ids", "uid=0 gid=0")?;
         // Joining, and clocks that stand once a process has ids, are all that may come before.
-        let before = ["prctl", "setns", "clone_sibling", "barrier", "unshare", "write_file"];
+        let before = [
+            "prctl",
+            "setns",
+            "clone_sibling",
+            "barrier",
+            "unshare",
+            "enter_kernel",
+            "write_file",
+            "keyring",
+        ];
         for (name, args) in &ops.lines[..root] {
             assert!(before.contains(name), "{}: {name} {args}", ops.built.name);
         }
@@ -254,5 +263,56 @@ fn namespaces_of_others_are_joined_by_a_process_that_hides_its_memory() {
         ops.before(*joins.last()?, clone);
         assert_eq!(ops.one("barrier"), clone + 1, "limits are written before the sibling goes on");
         Some(())
+    });
+}
+
+#[test]
+fn what_is_relative_is_looked_up_from_a_verified_place() {
+    let mut looked_at = 0;
+    for built in all() {
+        let ops = Ops::of(&built);
+        let mut verified = false;
+        for (name, args) in &ops.lines {
+            match *name {
+                "enter_kernel" => verified = true,
+                "chdir" | "fchdir" | "pivot_root" | "detach_top" => verified = false,
+                "mask" | "read_only" | "write_file" if !args.starts_with("path=/") => {
+                    assert!(verified, "{}: {name} {args}\n{}", built.name, built.text);
+                    looked_at += 1;
+                }
+                "mask" | "read_only" => assert!(
+                    !args.starts_with("path=/proc") && !args.starts_with("path=/sys"),
+                    "{}: {name} {args}",
+                    built.name
+                ),
+                _ => {}
+            }
+        }
+    }
+    assert!(looked_at > 50, "{looked_at}");
+}
+
+#[test]
+fn the_keyring_counts_for_the_hosts_user() {
+    each(10, |ops| {
+        let keyring = ops.one("keyring");
+        match ops.first("set_ids", "") {
+            Some(ids) => ops.before(keyring, ids),
+            None => ops.before(keyring, ops.one("pivot_root")),
+        }
+        Some(())
+    });
+}
+
+#[test]
+fn each_bound_device_is_checked_at_once() {
+    each(5, |ops| {
+        let nodes = ["null", "zero", "full", "random", "urandom", "tty"];
+        let bound = |node: &&str| ops.first("mount", &format!("target=/dev/{node} flags"));
+        let bound: Vec<usize> = nodes.iter().filter_map(bound).collect();
+        for at in &bound {
+            assert_eq!(ops.lines[at + 1].0, "check_device", "{}", ops.built.text);
+        }
+        (bound.len() == nodes.len()).then_some(())
     });
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rustix::event::epoll::EventFlags;
 use virtio_queue::{Queue, QueueT};
 
-use super::{Interrupt, VirtioDevice, Work};
+use super::{BUDGET, Interrupt, VirtioDevice, Work};
 use crate::error::{Error, Result};
 use crate::sys::vm::event::Event;
 use crate::vm::assembly::Assembly;
@@ -61,6 +61,7 @@ mod status {
 /// Puts a device into the machine.
 pub(in crate::vm) fn add(assembly: &mut Assembly, device: Box<dyn VirtioDevice>) -> Result<()> {
     let slot = assembly.slot()?;
+    let own = device.own_thread();
     let interrupt = Interrupt { event: assembly.interrupt(slot.gsi)?, status: AtomicU32::new(0) };
     let mut queues = Vec::new();
     let mut doorbells = Vec::new();
@@ -76,7 +77,11 @@ pub(in crate::vm) fn add(assembly: &mut Assembly, device: Box<dyn VirtioDevice>)
         memory: assembly.memory.clone(),
     });
     assembly.attach(slot, Arc::clone(&transport) as _)?;
-    assembly.handlers.push(Box::new(Doorbells { transport, doorbells }));
+    let events = Box::new(Events { transport, doorbells });
+    match own {
+        Some(name) => assembly.own.push((name, events)),
+        None => assembly.handlers.push(events),
+    }
     Ok(())
 }
 
@@ -234,19 +239,41 @@ impl Transport {
         }
     }
 
-    /// Lets the device work on a queue.
-    fn process(&self, queue: usize) {
+    /// Lets the device work on a queue; says which one is to be looked at once more.
+    fn process(&self, queue: usize, watcher: Watcher<'_>) -> Option<usize> {
         let mut state = self.state();
-        if !state.runs() || !state.queues.get(queue).is_some_and(QueueT::ready) {
-            return;
+        if !state.queues.get(queue).is_some_and(QueueT::ready) {
+            return None;
+        }
+        self.work(&mut state, watcher, |device, work| device.process(queue, work))
+    }
+
+    /// Lets the device work while it is in use.
+    fn work(
+        &self,
+        state: &mut State,
+        watcher: Watcher<'_>,
+        what: impl FnOnce(&mut dyn VirtioDevice, &mut Work<'_>) -> Result<(), virtio_queue::Error>,
+    ) -> Option<usize> {
+        if !state.runs() {
+            return None;
         }
         let State { device, queues, .. } = &mut *state;
-        let mut work = Work { queues, memory: &self.memory, interrupt: &self.interrupt };
-        if device.process(queue, &mut work).is_err() {
-            // The guest alone can have damaged it.
-            state.status |= status::NEEDS_RESET;
-            self.interrupt.raise(Interrupt::CONFIG);
+        let mut work = Work {
+            queues,
+            memory: &self.memory,
+            interrupt: &self.interrupt,
+            watcher,
+            budget: BUDGET,
+            cut_short: None,
+        };
+        if what(&mut **device, &mut work).is_ok() {
+            return work.cut_short;
         }
+        // The guest alone can have damaged it.
+        state.status |= status::NEEDS_RESET;
+        self.interrupt.raise(Interrupt::CONFIG);
+        None
     }
 }
 
@@ -288,24 +315,36 @@ impl BusDevice for Transport {
     }
 }
 
-/// The rings of the guest for each queue, in the event thread.
-struct Doorbells {
+/// The rings of the guest for each queue, and what else the device waits for.
+struct Events {
     transport: Arc<Transport>,
     doorbells: Vec<Event>,
 }
 
-impl EventHandler for Doorbells {
+/// The device's own tokens begin here, behind those of its doorbells.
+const OWN: u32 = 1 << 8;
+
+impl EventHandler for Events {
     fn begin(&mut self, watcher: &Watcher<'_>) -> Result<()> {
         for (n, doorbell) in (0..).zip(&self.doorbells) {
             watcher.add(doorbell, n, EventFlags::IN)?;
         }
-        Ok(())
+        self.transport.state().device.begin(&watcher.with_base(OWN))
     }
 
-    fn ready(&mut self, token: u32, _: EventFlags, _: &Watcher<'_>) {
+    fn ready(&mut self, token: u32, flags: EventFlags, watcher: &Watcher<'_>) {
+        let own = watcher.with_base(OWN);
+        let again = if let Some(token) = token.checked_sub(OWN) {
+            let mut state = self.transport.state();
+            self.transport.work(&mut state, own, |device, work| device.ready(token, flags, work))
         // Before the work: what is put there meanwhile rings again.
-        if self.doorbells.get(token as usize).is_some_and(Event::take) {
-            self.transport.process(token as usize);
+        } else if self.doorbells.get(token as usize).is_some_and(Event::take) {
+            self.transport.process(token as usize, own)
+        } else {
+            None
+        };
+        if let Some(doorbell) = again.and_then(|queue| self.doorbells.get(queue)) {
+            doorbell.signal();
         }
     }
 }

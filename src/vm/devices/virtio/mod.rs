@@ -1,19 +1,37 @@
 //! Virtio devices (OASIS Virtual I/O Device, version 1.2), over registers in memory.
 //!
 //! A device is a [`VirtioDevice`]: its number, its queues, and what it does when the guest rings for one of them. All the
-//! rest is the [transport](mmio). Devices work in the machine's event thread, never in a processor's.
+//! rest is the [transport](mmio). Devices work in the machine's event thread or one of their own, never in a processor's.
 
+mod balloon;
+mod block;
+mod buffers;
+mod console;
 mod mmio;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod rig;
 mod rng;
+mod vsock;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
+pub(in crate::vm) use balloon::{Balloon, BalloonDevice};
+pub(in crate::vm) use block::{Block, OpenDisk};
+pub(in crate::vm) use console::{Console, Keys};
 pub(in crate::vm) use mmio::add;
 pub(in crate::vm) use rng::Rng;
+use rustix::event::epoll::EventFlags;
 use virtio_queue::{DescriptorChain, Error as QueueError, Queue, QueueOwnedT, QueueT};
+pub(in crate::vm) use vsock::{OpenSocket, Vsock, VsockHost};
 
+use crate::error::Result;
 use crate::sys::vm::event::Event;
+use crate::vm::event_loop::Watcher;
 use crate::vm::memory::Memory;
+
+/// How many buffers one call may take. A guest that never stops putting some there must not keep a device from its
+/// thread's other work.
+const BUDGET: u32 = 1024;
 
 /// What is particular to one kind of device.
 pub(in crate::vm) trait VirtioDevice: Send + 'static {
@@ -25,6 +43,26 @@ pub(in crate::vm) trait VirtioDevice: Send + 'static {
 
     /// The most entries of each of its queues, powers of two.
     fn queues(&self) -> &'static [u16];
+
+    /// The name of a thread of its own, for a device that may have to wait.
+    fn own_thread(&self) -> Option<String> {
+        None
+    }
+
+    /// Asks for descriptors, before anything runs.
+    fn begin(&mut self, watcher: &Watcher<'_>) -> Result<()> {
+        let _ = watcher;
+        Ok(())
+    }
+
+    /// A descriptor that it asked for under `token` is ready.
+    ///
+    /// # Errors
+    /// As [`process`](Self::process).
+    fn ready(&mut self, token: u32, flags: EventFlags, work: &mut Work<'_>) -> Result<(), QueueError> {
+        let _ = (token, flags, work);
+        Ok(())
+    }
 
     /// What it offers besides version 1.
     fn features(&self) -> u64 {
@@ -46,7 +84,8 @@ pub(in crate::vm) trait VirtioDevice: Send + 'static {
         let _ = features;
     }
 
-    /// The guest has put something into the queue. All that is there is to be dealt with: no second ring comes for it.
+    /// The guest has put something into the queue. All that [`Work::pop`] gives is to be dealt with: no second ring comes
+    /// for it.
     ///
     /// # Errors
     /// Where the guest's ring is damaged: the device then does nothing more until it is reset.
@@ -61,10 +100,16 @@ pub(in crate::vm) struct Work<'a> {
     pub(in crate::vm) queues: &'a mut [Queue],
     pub(in crate::vm) memory: &'a Memory,
     interrupt: &'a Interrupt,
+    /// For descriptors that come later.
+    pub(in crate::vm) watcher: Watcher<'a>,
+    budget: u32,
+    /// There may be more in a queue than the budget allowed.
+    cut_short: Option<usize>,
 }
 
 impl<'a> Work<'a> {
-    /// The next buffers that the guest has put into the queue.
+    /// The next buffers that the guest has put into the queue; `None` also where this call has taken enough: another one
+    /// comes then.
     ///
     /// # Errors
     /// Where the ring is damaged.
@@ -72,9 +117,21 @@ impl<'a> Work<'a> {
         &mut self,
         queue: usize,
     ) -> Result<Option<DescriptorChain<&'a Memory>>, QueueError> {
+        let Some(left) = self.budget.checked_sub(1) else {
+            self.cut_short = Some(queue);
+            return Ok(None);
+        };
+        self.budget = left;
         match self.queues.get_mut(queue) {
-            Some(queue) => Ok(queue.iter(self.memory)?.next()),
-            None => Ok(None),
+            Some(queue) if queue.ready() => Ok(queue.iter(self.memory)?.next()),
+            _ => Ok(None),
+        }
+    }
+
+    /// The buffers that came last were not needed: they come again.
+    pub(in crate::vm) fn unpop(&mut self, queue: usize) {
+        if let Some(queue) = self.queues.get_mut(queue) {
+            queue.set_next_avail(queue.next_avail().wrapping_sub(1));
         }
     }
 
@@ -84,6 +141,11 @@ impl<'a> Work<'a> {
             Some(queue) => queue.add_used(self.memory, head, written),
             None => Ok(()),
         }
+    }
+
+    /// Tells the guest to read the device's configuration again.
+    pub(in crate::vm) fn config_changed(&self) {
+        self.interrupt.raise(Interrupt::CONFIG);
     }
 
     /// Tells the guest that buffers of the queue were used, unless it does not want to know.

@@ -1,0 +1,124 @@
+//! The threads that answer: one that waits, and one that takes its place when a call hangs.
+
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use super::hands::Lazy;
+use super::{CLOSING, SPARE_HANDS, STUCK, Shared, State, thread};
+use crate::error::{Error, Result};
+
+/// How many threads answer at a time where the host has the loop and no call hangs.
+const WORKERS: usize = 2;
+
+impl Shared {
+    /// Starts the first thread that waits for calls.
+    pub(super) fn start(this: &Arc<Self>, state: &mut State) -> Result<()> {
+        let worker = Arc::clone(this);
+        Self::spawn(state, move || worker.lead(1))?;
+        state.work.leader = 1;
+        Ok(())
+    }
+
+    fn spawn(state: &mut State, f: impl FnOnce() + Send + 'static) -> Result<()> {
+        state.threads.retain(|t| !t.is_finished());
+        let handle = thread().spawn(f).map_err(|e| Error::io("start a thread that answers calls", e))?;
+        state.threads.push(handle);
+        Ok(())
+    }
+
+    /// Waits for calls and answers them, until another thread has taken this one's place.
+    fn lead(self: Arc<Self>, number: u64) {
+        let mut hands = Lazy::new(self.maker.clone());
+        loop {
+            let ready = self.wait(None);
+            let mut state = self.state();
+            if state.closed || state.work.leader != number {
+                return;
+            }
+            let token = match ready {
+                Ok(Some(CLOSING)) | Err(_) => return,
+                Ok(None) => continue,
+                Ok(Some(token)) => token,
+            };
+            state.work.turn = Some(Instant::now());
+            if !state.work.standby {
+                let worker = Arc::clone(&self);
+                // Without it this thread answers alone, which is as well as long as no call hangs.
+                state.work.standby = Self::spawn(&mut state, move || worker.stand_by()).is_ok();
+            } else if state.work.asleep {
+                state.work.asleep = false;
+                self.turn_begun.notify_all();
+            }
+            drop(state);
+            self.turn(token, &mut hands);
+            let mut state = self.state();
+            if state.work.leader != number {
+                return;
+            }
+            state.work.turn = None;
+        }
+    }
+
+    /// Looks after the leader, and takes its place when one turn of it takes too long.
+    fn stand_by(self: Arc<Self>) {
+        let mut state = self.state();
+        loop {
+            if state.closed {
+                return;
+            }
+            let Some(begun) = state.work.turn else {
+                state.work.asleep = true;
+                state = self.woken(state);
+                continue;
+            };
+            let left = STUCK.saturating_sub(begun.elapsed());
+            if left.is_zero() {
+                state.work.leader += 1;
+                state.work.turn = None;
+                state.work.standby = false;
+                let number = state.work.leader;
+                drop(state);
+                return self.lead(number);
+            }
+            let waited = self.turn_begun.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn woken<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        self.turn_begun.wait(state).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sees to it that somebody answers what is in the queue of a host's loop.
+    pub(super) fn see_to_queue(this: &Arc<Self>, state: &mut State) -> Result<()> {
+        let workers = &state.work.workers;
+        let free = workers.values().filter(|begun| begun.elapsed() < STUCK).count();
+        if state.closed || state.work.queue.is_empty() || free >= WORKERS {
+            return Ok(());
+        }
+        let number = state.work.leader + 1;
+        let worker = Arc::clone(this);
+        Self::spawn(state, move || worker.drain(number))?;
+        state.work.leader = number;
+        state.work.workers.insert(number, Instant::now());
+        Ok(())
+    }
+
+    /// Answers what is in the queue, and ends.
+    fn drain(self: Arc<Self>, number: u64) {
+        let mut state = self.state();
+        let mut hands = state.work.hands.pop().unwrap_or_else(|| Lazy::new(self.maker.clone()));
+        while let Some(token) = state.work.queue.pop_front().filter(|_| !state.closed) {
+            state.work.workers.insert(number, Instant::now());
+            drop(state);
+            self.turn(token, &mut hands);
+            state = self.state();
+        }
+        state.work.workers.remove(&number);
+        if !state.closed && state.work.hands.len() < SPARE_HANDS {
+            state.work.hands.push(hands);
+        } else {
+            drop(state);
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! The helper that does lists of system calls.
+
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use rustix::io::Errno;
+
+use crate::seccomp::hands::{Arg, Batch, Hands};
+use crate::spawn::{Helper, Stage2, Strategy};
+
+const SECOND: Duration = Duration::from_secs(10);
+
+/// Runs `test` with a helper of each kind, where there can be one.
+fn with_helper(test: impl Fn(&mut Helper)) {
+    if let Err(why) = support::privilege() {
+        return support::skip(why);
+    }
+    let stage2 = Stage2::new().unwrap();
+    for strategy in [Strategy::Exec(&stage2), Strategy::Fork] {
+        test(&mut Helper::start(strategy).unwrap());
+    }
+}
+
+#[test]
+fn it_does_what_it_is_told_and_nothing_after_a_failure() {
+    with_helper(|helper| {
+        let mut batch = Batch::new(1);
+        let (missing, here) = (batch.text(b"/missing"), batch.text(b"."));
+        let room = batch.room(64);
+        let given = batch.call(libc::SYS_fchdir, &[Arg::Slot(1)]);
+        let cwd = batch.call(libc::SYS_getcwd, &[room, 64_u64.into()]);
+        let may = batch.attempt(libc::SYS_chdir, &[missing]);
+        let (opened, dir) = batch.open(libc::SYS_openat, &[libc::AT_FDCWD.into(), here, libc::O_PATH.into()]);
+        let fails = batch.call(libc::SYS_chdir, &[missing]);
+        let skipped = batch.call(libc::SYS_getpid, &[]);
+        let always = batch.undo(libc::SYS_fchdir, &[crate::seccomp::hands::HOME]);
+        batch.send_back(dir);
+        let root = std::fs::File::open("/").unwrap();
+        let done = helper.run(&batch, &[root.as_fd()], SECOND).unwrap();
+        assert!(matches!(done.step(given), Some(Ok(0))));
+        // The host's root is not in its mount namespace.
+        assert!(
+            matches!(done.step(cwd), Some(Ok(1..))) && done.out.starts_with(b"(unreachable)"),
+            "{done:?}"
+        );
+        assert_eq!(done.step(may), Some(Err(Errno::NOENT)));
+        assert!(matches!(done.step(opened), Some(Ok(3..))), "{done:?}");
+        assert_eq!(done.step(fails), Some(Err(Errno::NOENT)));
+        assert_eq!(done.step(skipped), None);
+        assert_eq!(done.step(always), Some(Ok(0)));
+        assert_eq!(done.up_to(fails), Err(Errno::NOENT));
+        assert!(done.fd.is_some());
+    });
+}
+
+#[test]
+fn descriptors_do_not_add_up() {
+    with_helper(|helper| {
+        let fds = |helper: &Helper| std::fs::read_dir(format!("/proc/{}/fd", helper.pid())).unwrap().count();
+        let before = fds(helper);
+        let root = std::fs::File::open("/").unwrap();
+        for _ in 0..100 {
+            let mut batch = Batch::new(2);
+            let here = batch.text(b".");
+            batch.open(libc::SYS_openat, &[libc::AT_FDCWD.into(), here, libc::O_PATH.into()]);
+            helper.run(&batch, &[root.as_fd(), root.as_fd()], SECOND).unwrap();
+        }
+        // It closes them after it has answered.
+        support::until(SECOND, "the last ones are closed", || fds(helper) == before);
+    });
+}
+
+#[test]
+fn one_that_hangs_or_is_lost_is_of_no_more_use() {
+    with_helper(|helper| {
+        let mut batch = Batch::new(0);
+        let long = batch.bytes(&[100_u64.to_ne_bytes(), 0_u64.to_ne_bytes()].concat());
+        batch.call(libc::SYS_nanosleep, &[long, Arg::Number(0)]);
+        assert_eq!(helper.run(&batch, &[], Duration::from_millis(20)).unwrap_err(), Errno::TIMEDOUT);
+        assert_eq!(helper.run(&Batch::new(0), &[], SECOND).unwrap_err(), Errno::PIPE);
+    });
+    with_helper(|helper| {
+        let mut batch = Batch::new(0);
+        batch.undo(libc::SYS_fchdir, &[Arg::from(-1)]);
+        assert_eq!(helper.run(&batch, &[], SECOND).unwrap_err(), Errno::IO);
+    });
+}
