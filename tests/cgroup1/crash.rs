@@ -39,6 +39,9 @@ fn host(role: &str) {
         std::thread::sleep(Duration::from_secs(60));
         return;
     }
+    if role == "has one and works" {
+        runtime.create(lasting("one").build().unwrap()).unwrap().start().unwrap();
+    }
     println!("ready");
     for n in 0.. {
         let c = runtime.create(lasting(&format!("n{n}")).build().unwrap()).unwrap();
@@ -116,7 +119,8 @@ fn a_host_that_is_killed_at_any_moment_leaves_no_group_behind() {
     let (mut strays, mut left) = (0, 0);
     let kills = scaled(KILLS);
     for n in 0..kills {
-        let host = ready(&rig, name, "works");
+        let role = if n % 2 == 0 { "works" } else { "has one and works" };
+        let host = ready(&rig, name, role);
         // From its first call to some containers later.
         std::thread::sleep(Duration::from_micros((n * 30_000 / kills.max(1) + n * 37 % 1000) as u64));
         kill(host);
