@@ -55,6 +55,12 @@ impl Cgroup {
         Self { fd, path, name, v1 }
     }
 
+    /// Another handle on it.
+    pub(crate) fn try_clone(&self) -> Result<Self> {
+        let fd = self.fd.try_clone().map_err(|e| Error::io("duplicate a descriptor", e))?;
+        Ok(Self::from_parts(fd, self.path.clone(), self.name.clone(), self.v1.clone()))
+    }
+
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }

@@ -71,12 +71,11 @@ impl Container {
                     .detail("its program has gone to a user namespace of its own"));
             }
         };
-        let cgroup = watched.cgroup.map(|cg| cg.as_fd().try_clone_to_owned()).transpose();
         let subject = Subject {
             id_map,
             user_namespace,
             devices: config.devices().cloned(),
-            cgroup: cgroup.map_err(|e| Error::io("duplicate a descriptor", e))?,
+            cgroup: watched.cgroup.map(Cgroup::try_clone).transpose()?,
             started: seconds_of_boot(watched.started_at),
         };
         let others = inner.responder().cloned();

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use stockade::Rootfs;
-use stockade::cgroup::Limits;
+use stockade::cgroup::{CpuSet, Limits};
 use stockade::container::{Container, ContainerBuilder, ContainerConfig, Mount};
 use stockade::seccomp::{Interception, MountInterception, Nodes};
 
@@ -74,6 +74,7 @@ fn sysinfo_shows_the_container() {
     end(c);
 
     let limits = Limits::new().memory_max(64 << 20_u64).pids_max(50_u64);
+    let limits = limits.cpuset_cpus(CpuSet::new([0]).unwrap());
     let config = busybox("limits").limits(limits).intercept(Interception::new().sysinfo());
     let c = rig.runtime.create(config.build().unwrap()).unwrap();
     match c.start() {
@@ -85,6 +86,7 @@ fn sysinfo_shows_the_container() {
             let mem =
                 free.lines().find_map(|line| line.strip_prefix("Mem:")).unwrap().trim_start().to_owned();
             assert!(mem.starts_with("65536"), "{free}");
+            assert_eq!(works(&c, "nproc").trim(), "1");
         }
     }
     end(c);

@@ -15,7 +15,6 @@ mod sched;
 mod sysinfo;
 mod xattr;
 
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use rustix::io::Errno;
@@ -23,7 +22,7 @@ use rustix::io::Errno;
 pub use config::{Interception, MountInterception, Nodes};
 
 use super::notify::{Call, Caller, Responder, Response};
-use crate::cgroup::DevicePolicy;
+use crate::cgroup::{Cgroup, DevicePolicy};
 use crate::idmap::IdMap;
 
 /// The container whose calls these are.
@@ -35,7 +34,7 @@ pub(crate) struct Subject {
     pub(crate) user_namespace: (u64, u64),
     pub(crate) devices: Option<DevicePolicy>,
     /// Where its limits are.
-    pub(crate) cgroup: Option<OwnedFd>,
+    pub(crate) cgroup: Option<Cgroup>,
     /// When it was started, on `CLOCK_BOOTTIME`, in seconds.
     pub(crate) started: u64,
 }

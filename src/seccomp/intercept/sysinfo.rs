@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use rustix::io::Errno;
 
 use super::{Interceptor, Subject};
+use crate::cgroup::{Cgroup, Limit};
 use crate::seccomp::Arch;
 use crate::seccomp::notify::{Call, Response};
 use crate::sys::fd::read_at;
@@ -62,31 +63,21 @@ impl Info {
     fn within(mut self, subject: &Subject) -> Self {
         self.uptime = self.uptime.saturating_sub(subject.started);
         let Some(cgroup) = &subject.cgroup else { return self };
-        let text = |file: &str| {
-            read_at(cgroup.as_fd(), file, 64 * 1024).ok().and_then(|bytes| String::from_utf8(bytes).ok())
-        };
-        // `max` is no number, and leaves what the machine has.
-        let number = |file: &str| text(file)?.trim().parse::<u64>().ok();
-        if let Some(procs) = number("pids.current") {
+        let found = Figures::of_v2(cgroup);
+        // Some 60 files instead of 5: only where v2 does not count memory, and v1 may.
+        let found = if found.memory.is_none() { Figures::of_any(cgroup).unwrap_or(found) } else { found };
+        if let Some(procs) = found.procs {
             self.procs = u16::try_from(procs).unwrap_or(u16::MAX);
         }
-        if let Some(used) = number("memory.current") {
-            let limits = [number("memory.max"), number("memory.high"), Some(self.total)];
-            let total = limits.into_iter().flatten().min().unwrap_or(self.total);
-            let stat = text("memory.stat").unwrap_or_default();
-            let part = |key: &str| {
-                let value = stat.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '));
-                value.and_then(|n| n.parse::<u64>().ok()).unwrap_or(0)
-            };
+        if let Some(Memory { used, limit, shared }) = found.memory {
+            self.total = self.total.min(limit.unwrap_or(self.total));
             // The kernel counts page cache as used, not as free, and so do those who read this.
-            self.free = self.free.min(total.saturating_sub(used));
-            self.shared = part("shmem");
+            self.free = self.free.min(self.total.saturating_sub(used));
+            self.shared = shared;
             self.buffers = 0;
-            self.total = total;
         }
-        if let Some(used) = number("memory.swap.current") {
-            let limit = number("memory.swap.max").unwrap_or(u64::MAX);
-            self.swap_total = self.swap_total.min(limit);
+        if let Some((used, limit)) = found.swap {
+            self.swap_total = self.swap_total.min(limit.unwrap_or(self.swap_total));
             self.swap_free = self.swap_free.min(self.swap_total.saturating_sub(used));
         }
         self
@@ -120,6 +111,56 @@ impl Info {
         out.extend_from_slice(&(UNIT_32 as u32).to_ne_bytes());
         out.resize(64, 0);
         out
+    }
+}
+
+/// What the container's cgroup counts, and where it ends; bytes.
+#[derive(Clone, Copy, Debug, Default)]
+struct Figures {
+    procs: Option<u64>,
+    memory: Option<Memory>,
+    /// Used, and the limit.
+    swap: Option<(u64, Option<u64>)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Memory {
+    used: u64,
+    limit: Option<u64>,
+    shared: u64,
+}
+
+impl Figures {
+    fn of_v2(cgroup: &Cgroup) -> Self {
+        let text = |file: &str| {
+            read_at(cgroup.as_fd(), file, 64 * 1024).ok().and_then(|bytes| String::from_utf8(bytes).ok())
+        };
+        // `max` is no number, and leaves what the machine has.
+        let number = |file: &str| text(file)?.trim().parse::<u64>().ok();
+        let memory = number("memory.current").map(|used| {
+            let stat = text("memory.stat").unwrap_or_default();
+            let shared = stat.lines().find_map(|line| line.strip_prefix("shmem ")?.parse().ok());
+            let limit = [number("memory.max"), number("memory.high")].into_iter().flatten().min();
+            Memory { used, limit, shared: shared.unwrap_or(0) }
+        });
+        let swap = number("memory.swap.current").map(|used| (used, number("memory.swap.max")));
+        Self { procs: number("pids.current"), memory, swap }
+    }
+
+    /// With what v1 counts for it.
+    fn of_any(cgroup: &Cgroup) -> Option<Self> {
+        let (stats, limits) = (cgroup.stats().ok()?, cgroup.limits().ok()?);
+        let bytes = |limit: Option<Limit>| match limit {
+            Some(Limit::Value(bytes)) => Some(bytes),
+            _ => None,
+        };
+        let memory = stats.memory.as_ref().and_then(|memory| {
+            let limit = [bytes(limits.memory_max), bytes(limits.memory_high)].into_iter().flatten().min();
+            Some(Memory { used: memory.current?, limit, shared: memory.stat.shmem })
+        });
+        let swap = stats.memory.as_ref().and_then(|memory| memory.swap_current);
+        let swap = swap.map(|used| (used, bytes(limits.memory_swap_max)));
+        Some(Self { procs: stats.pids.as_ref().map(|pids| pids.current), memory, swap })
     }
 }
 
