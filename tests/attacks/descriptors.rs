@@ -82,6 +82,7 @@ fn cve_2024_21626_working_directory_through_a_descriptor() {
     }
     files.assert_untouched(&[]);
     say(&format!("CVE-2024-21626: {tried} working directories tried"));
+    drop(files);
     rig.end();
 }
 
@@ -186,5 +187,6 @@ fn cve_2016_9962_the_joining_process_cannot_be_looked_at() {
     assert!(open.contains(&format!("secret {SECRET}")), "weakened, the host's file is reached: {open:?}");
     end(c);
     files.assert_untouched(&[]);
+    drop(files);
     rig.end();
 }

@@ -80,6 +80,7 @@ fn cve_2019_5736_the_runtimes_program_cannot_be_overwritten() {
     }
     files.assert_untouched(&["runtime"]);
     drop(stage2);
+    drop(files);
     rig.end();
 }
 

@@ -122,6 +122,8 @@ fn cve_2017_5985_a_network_of_others_cannot_be_joined() {
     join(&dirs, &path).unwrap();
     end(c);
     dir.assert_untouched(&["test"]);
+    drop(dirs);
+    drop(dir);
     rig.end();
 }
 
@@ -154,6 +156,7 @@ fn cve_2018_6556_a_path_that_is_no_namespace_has_no_effect() {
     hanging.join().unwrap().unwrap();
     files.assert_untouched(&["fifo"]);
     say(&format!("CVE-2018-6556: {tried} paths tried"));
+    drop(files);
     rig.end();
 }
 
@@ -246,6 +249,7 @@ fn files_that_the_host_writes_into_a_root_do_not_leave_it() {
     fs::write(root.path().join("etc/hostname"), "intruder").unwrap();
     assert_ne!(fs::read_to_string(&secret).unwrap(), SECRET, "what a careless program does");
     drop(root);
+    drop(files);
     rig.end();
 }
 

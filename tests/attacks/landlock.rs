@@ -88,5 +88,6 @@ fn landlock_rules_hold_for_root_and_for_what_is_executed() {
     end(c);
     say(&format!("Landlock: {held} denied"));
     drop(patch);
+    drop(files);
     rig.end();
 }

@@ -79,6 +79,7 @@ fn cve_2022_0492_the_release_agent_is_out_of_reach() {
     end(c);
     files.assert_untouched(&[]);
     say(&format!("CVE-2022-0492: {} kinds of hierarchy tried", kinds.len()));
+    drop(files);
     rig.end();
 }
 

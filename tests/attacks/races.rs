@@ -67,6 +67,7 @@ fn a_working_directory_that_is_swapped_meanwhile() {
     drop(swapping);
     end(c);
     files.assert_untouched(&[]);
+    drop(files);
     rig.end();
 }
 

@@ -54,14 +54,15 @@ impl HostSnapshot {
     /// Takes a snapshot.
     pub fn take() -> Self {
         let mut last = Self::once();
-        // The harness may be starting a thread right now: wait for two equal views without one.
+        // The harness may be starting a thread right now, and a test that has ended may be removing its directories, which it
+        // opens for that: wait for two equal views without a thread that starts.
         for _ in 0..500 {
+            std::thread::sleep(Duration::from_millis(1));
             let next = Self::once();
             if next == last && next.threads.values().all(|t| t.blocked != STARTING) {
                 break;
             }
             last = next;
-            std::thread::sleep(Duration::from_millis(1));
         }
         last
     }
