@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
-use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::fs::{MemfdFlags, Mode, SealFlags};
 use rustix::io::Errno;
 
 use super::raw::{last_errno, retry};
@@ -25,6 +25,9 @@ pub(crate) fn sealed_executable(name: &str, image: &[u8]) -> Result<OwnedFd, Err
         other => other?,
     };
     write_all(&fd, image)?;
+    // A memfd is everybody's to write. Who holds this one open for that changes nothing in it, but keeps it from being
+    // executed (ETXTBSY); and a program of a container that has itself as its interpreter (`#!/proc/self/exe`) gets at it.
+    rustix::fs::fchmod(&fd, Mode::from_raw_mode(0o555))?;
     // A privileged container's root is its owner, and could make it useless for all later starts.
     match rustix::fs::fcntl_add_seals(&fd, SEALS | F_SEAL_EXEC) {
         // Before 6.3.
