@@ -224,9 +224,30 @@ fn masks_are_not_made_from_what_a_mount_has_as_null_device() {
         assert_ne!(sh(&c, "cat /dev/null").1, "", "the mount is there");
         end(c);
     }
+    // Masks in procfs and sysfs are made from there, and leave both in their places.
+    for privileged in [false, true] {
+        let config = busybox("m").mount(Mount::bind("/dev/null", "/dev/image").dev());
+        let c = rig.run(if privileged {
+            config.privileged().masked_paths(PATHS)
+        } else {
+            config.masked_paths(PATHS)
+        });
+        let text = sh(&c, "cat /proc/self/mountinfo").1;
+        let found = mounts(&text);
+        assert_eq!((found["/proc"].0.as_str(), found["/sys"].0.as_str()), ("proc", "sysfs"), "{text}");
+        assert_eq!(text.lines().filter(|line| line.split(' ').nth(4) == Some("/")).count(), 1, "{text}");
+        assert_eq!(
+            sh(&c, "cat /proc/timer_list /proc/keys /sys/kernel/uevent_seqnum; ls -A /proc/acpi").1,
+            ""
+        );
+        end(c);
+    }
     drop(dev);
     rig.end();
 }
+
+/// Files and a directory, in both.
+const PATHS: [&str; 4] = ["/proc/timer_list", "/proc/keys", "/proc/acpi", "/sys/kernel/uevent_seqnum"];
 
 #[test]
 fn every_masked_path_is_hidden_whatever_the_others_are() {

@@ -309,6 +309,24 @@ unsafe fn cover_with_empty_file(path: *const u8) -> isize {
         if target < 0 {
             return target;
         }
+        // What is taken away again is what is mounted last on the working directory: here that may be procfs.
+        let flags = O_PATH_CLOEXEC;
+        let here = sys6(nr::OPENAT, AT_FDCWD, c".".as_ptr() as usize, flags, 0, 0, 0);
+        let moved = if here < 0 { here } else { sys1(nr::CHDIR, c"/".as_ptr() as usize) };
+        let mut ret = if moved < 0 { moved } else { cover_from_root(target) };
+        if moved >= 0 && ret >= 0 {
+            ret = sys1(nr::FCHDIR, here as usize);
+        }
+        sys1(nr::CLOSE, here as usize);
+        sys1(nr::CLOSE, target as usize);
+        ret
+    }
+}
+
+/// Covers the file behind `target`, and closes nothing of the caller's. The working directory is the root.
+unsafe fn cover_from_root(target: isize) -> isize {
+    // SAFETY: constants, and descriptors that are opened here.
+    unsafe {
         let fs = sys3(nr::FSOPEN, c"tmpfs".as_ptr() as usize, FSOPEN_CLOEXEC, 0);
         let made = sys5(nr::FSCONFIG, fs as usize, FSCONFIG_CMD_CREATE, 0, 0, 0);
         let top = sys3(nr::FSMOUNT, fs as usize, FSOPEN_CLOEXEC, MASK_ATTRS);
@@ -339,7 +357,6 @@ unsafe fn cover_with_empty_file(path: *const u8) -> isize {
             sys1(nr::CLOSE, file as usize);
         }
         sys1(nr::CLOSE, top as usize);
-        sys1(nr::CLOSE, target as usize);
         ret
     }
 }
