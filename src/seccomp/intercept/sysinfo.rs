@@ -64,8 +64,9 @@ impl Info {
         self.uptime = self.uptime.saturating_sub(subject.started);
         let Some(cgroup) = &subject.cgroup else { return self };
         let found = Figures::of_v2(cgroup);
-        // Some 60 files instead of 5: only where v2 does not count memory, and v1 may.
-        let found = if found.memory.is_none() { Figures::of_any(cgroup).unwrap_or(found) } else { found };
+        // Some 60 files instead of 5: only where v1 counts it.
+        let by_v1 = found.memory.is_none() && cgroup.has_v1_groups().unwrap_or(false);
+        let found = if by_v1 { Figures::of_any(cgroup).unwrap_or(found) } else { found };
         if let Some(procs) = found.procs {
             self.procs = u16::try_from(procs).unwrap_or(u16::MAX);
         }
