@@ -117,6 +117,7 @@
 mod error;
 mod exit;
 mod name;
+mod named_bits;
 mod os_text;
 mod signal;
 mod sys;

@@ -10,7 +10,7 @@ use std::path::Path;
 
 /// The layers, lowest first. A new top-level module is put here first.
 const LAYERS: &[&[&str]] = &[
-    &["sys", "error", "exit", "name", "os_text", "signal"],
+    &["sys", "error", "exit", "name", "named_bits", "os_text", "signal"],
     &["namespaces", "cgroup", "idmap", "seccomp", "rootfs", "caps", "tty", "process"],
     &["spawn", "op", "store"],
     &["instance", "container", "vm", "runtime", "events"],

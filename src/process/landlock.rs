@@ -3,9 +3,10 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::named_bits::named_bits;
 use crate::os_text;
 use crate::sys;
 
@@ -14,21 +15,9 @@ const MIN_ABI: u32 = 3;
 /// A plan must carry them.
 const MAX_RULES: usize = 256;
 
-macro_rules! file_access {
-    ($($(#[$doc:meta])* $konst:ident = $bit:literal, $name:literal;)*) => {
-        /// Rights over files, by the names of the kernel (`landlock(7)`). In JSON a list of names.
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-        pub struct FileAccess(u64);
-
-        impl FileAccess {
-            $($(#[$doc])* pub const $konst: Self = Self(1 << $bit);)*
-
-            const NAMES: &'static [(&'static str, Self)] = &[$(($name, Self::$konst),)*];
-        }
-    };
-}
-
-file_access! {
+named_bits! {
+    /// Rights over files, by the names of the kernel (`landlock(7)`). In JSON a list of names.
+    FileAccess(u64), "right over files":
     /// Execute a file.
     EXECUTE = 0, "execute";
     /// Open a file to write to it.
@@ -64,52 +53,12 @@ file_access! {
 }
 
 impl FileAccess {
-    /// Nothing.
-    pub const EMPTY: Self = Self(0);
     /// Reading files and directories.
     pub const READ: Self = Self::READ_FILE.union(Self::READ_DIR);
     /// Reading, and executing.
     pub const RUN: Self = Self::READ.union(Self::EXECUTE);
     /// Everything.
     pub const ALL: Self = Self(0xffff);
-
-    /// The number for the kernel.
-    pub const fn bits(self) -> u64 {
-        self.0
-    }
-
-    /// These and those of `other`.
-    #[must_use]
-    pub const fn union(self, other: Self) -> Self {
-        Self(self.0 | other.0)
-    }
-
-    /// Whether all of `other` are among them.
-    pub const fn contains(self, other: Self) -> bool {
-        self.0 & other.0 == other.0
-    }
-
-    /// Whether there is none.
-    pub const fn is_empty(self) -> bool {
-        self.0 == 0
-    }
-}
-
-impl Serialize for FileAccess {
-    fn serialize<S: Serializer>(&self, s: S) -> std::result::Result<S::Ok, S::Error> {
-        s.collect_seq(Self::NAMES.iter().filter(|(_, right)| self.contains(*right)).map(|(name, _)| name))
-    }
-}
-
-impl<'de> Deserialize<'de> for FileAccess {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> std::result::Result<Self, D::Error> {
-        Vec::<String>::deserialize(d)?.iter().try_fold(Self::EMPTY, |set, name| {
-            match Self::NAMES.iter().find(|(n, _)| n == name) {
-                Some((_, right)) => Ok(set.union(*right)),
-                None => Err(serde::de::Error::custom(format_args!("`{name}` is no right over files"))),
-            }
-        })
-    }
 }
 
 /// Rules of Landlock: what the programs of a container may do to files, root among them, and all that they execute. What
