@@ -313,13 +313,12 @@ unsafe fn cover_with_empty_file(path: *const u8) -> isize {
         let flags = O_PATH_CLOEXEC;
         let here = sys6(nr::OPENAT, AT_FDCWD, c".".as_ptr() as usize, flags, 0, 0, 0);
         let moved = if here < 0 { here } else { sys1(nr::CHDIR, c"/".as_ptr() as usize) };
-        let mut ret = if moved < 0 { moved } else { cover_from_root(target) };
-        if moved >= 0 && ret >= 0 {
-            ret = sys1(nr::FCHDIR, here as usize);
-        }
+        let ret = if moved < 0 { moved } else { cover_from_root(target) };
+        // Also where it failed: `path` may be a directory, and the caller then mounts something else on it.
+        let back = if moved < 0 { 0 } else { sys1(nr::FCHDIR, here as usize) };
         sys1(nr::CLOSE, here as usize);
         sys1(nr::CLOSE, target as usize);
-        ret
+        if back < 0 { back } else { ret }
     }
 }
 
