@@ -19,6 +19,7 @@ use std::time::Duration;
 use crate::Result;
 use crate::args::Args;
 
+pub use cache::dir as cache_dir;
 pub use job::quoted;
 pub use kernel::Guest;
 pub use machine::{Ending, Streams};
