@@ -96,8 +96,8 @@ struct Row {
     exits: Vec<u64>,
     /// Milliseconds of a command in the guest.
     exec: Vec<f64>,
-    /// KiB in memory beside the guest's.
-    overhead: Vec<u64>,
+    /// KiB in memory beside the guest's: all, and those that are no file's.
+    overhead: Vec<(u64, u64)>,
 }
 
 fn measure(dir: &Path, rounds: u32, modules: &str, root: &str) -> Result<()> {
@@ -112,7 +112,7 @@ fn measure(dir: &Path, rounds: u32, modules: &str, root: &str) -> Result<()> {
     }
     let base = rows[0].to_init.clone();
     println!(
-        "| to init, ms | min | median | n | stockade's x min | x median | exits to user space | exec, ms | MiB beside the guest's |"
+        "| to init, ms | min | median | n | stockade's x min | x median | exits to user space | exec, ms (min) | MiB beside the guest's (no file's) |"
     );
     println!("|---|---|---|---|---|---|---|---|---|");
     for row in &mut rows {
@@ -121,13 +121,16 @@ fn measure(dir: &Path, rounds: u32, modules: &str, root: &str) -> Result<()> {
         let exits = row.exits.iter().max().map_or("not known".to_owned(), |n| format!("at most {n}"));
         let exec = min_and_median(&mut row.exec)
             .map_or("-".to_owned(), |(min, median)| format!("{median:.1} ({min:.1})"));
-        let mib = row.overhead.iter().max().map_or(f64::NAN, |kib| *kib as f64 / 1024.0);
+        let mib = |kib: u64| kib as f64 / 1024.0;
+        let (all, own) = row.overhead.iter().max().copied().unwrap_or_default();
         println!(
-            "| {} | {min:.0} | {median:.0} | {} | {:.2} | {:.2} | {exits} | {exec} | {mib:.1} |",
+            "| {} | {min:.0} | {median:.0} | {} | {:.2} | {:.2} | {exits} | {exec} | {:.1} ({:.1}) |",
             row.name,
             row.to_init.len(),
             own_min / min,
-            own_median / median
+            own_median / median,
+            mib(all),
+            mib(own)
         );
     }
     Ok(())
@@ -232,20 +235,18 @@ impl Drop for Guard {
     }
 }
 
-/// KiB of a process in memory, without its largest mapping's: the guest's memory (`proc_pid_smaps(5)`).
-fn beside_guest(pid: u32) -> Result<u64> {
+/// KiB of a process in memory, all and those that are no file's, without its largest mapping's: the guest's memory
+/// (`proc_pid_smaps(5)`).
+fn beside_guest(pid: u32) -> Result<(u64, u64)> {
     let smaps = std::fs::read_to_string(format!("/proc/{pid}/smaps"))?;
-    let kib = |line: &str| line.split_whitespace().nth(1).and_then(|word| word.parse::<u64>().ok());
-    let (mut sizes, mut all) = (Vec::new(), Vec::new());
-    for line in smaps.lines() {
-        if line.starts_with("Size:") {
-            sizes.extend(kib(line));
-        } else if line.starts_with("Rss:") {
-            all.extend(kib(line));
-        }
-    }
-    let largest = sizes.iter().zip(&all).max_by_key(|(size, _)| **size).map_or(0, |(_, rss)| *rss);
-    Ok(all.iter().sum::<u64>() - largest)
+    let kib = |what| {
+        let lines = smaps.lines().filter_map(move |line| line.strip_prefix(what));
+        lines.filter_map(|rest| rest.split_whitespace().next()?.parse::<u64>().ok()).collect::<Vec<_>>()
+    };
+    let (sizes, all, own) = (kib("Size:"), kib("Rss:"), kib("Anonymous:"));
+    let guest = (0..sizes.len()).max_by_key(|at| sizes[*at]).ok_or("a process without memory")?;
+    let sum = |all: &[u64]| all.iter().enumerate().filter(|(at, _)| *at != guest).map(|(_, kib)| kib).sum();
+    Ok((sum(&all), sum(&own)))
 }
 
 fn min_and_median(all: &mut [f64]) -> Option<(f64, f64)> {

@@ -41,15 +41,20 @@ pub fn run(mut args: Args) -> Result {
     let parts = vm::prepare(&options)?;
     let guest = parts.guest(INIT)?;
     let quoted = |path: &Path| vm::quoted(&path.to_string_lossy());
+    let mut qemu = script_of(&parts.qemu()?);
+    let mut tools = String::new();
+    if let Some(dir) = parts.unpacked_tools() {
+        tools = format!("cp -r {} {PLACE}/tools && ", quoted(dir));
+        qemu = qemu.replace(&*dir.to_string_lossy(), &format!("{PLACE}/tools"));
+    }
     let script = format!(
-        "mkdir {PLACE} && cp {}/* {} {PLACE} && exec {PLACE}/{EXAMPLE} {PLACE} {rounds} {} {}",
+        "mkdir {PLACE} && cp {}/* {} {PLACE} && {tools}exec {PLACE}/{EXAMPLE} {PLACE} {rounds} {} {}",
         quoted(&dir),
         quoted(&program),
         quoted(&guest.modules),
         quoted(&paths::fixtures().join("busybox"))
     );
     options.command = vec!["sh".to_owned(), "-c".to_owned(), script];
-    let qemu = script_of(&parts.qemu()?);
     for (name, content) in [
         ("vmlinux", guest.vmlinux.as_slice()),
         ("bzimage", &guest.bzimage),

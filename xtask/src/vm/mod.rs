@@ -144,6 +144,11 @@ impl Parts {
     pub fn qemu(&self) -> Result<std::process::Command> {
         self.tools.qemu()
     }
+
+    /// The directory with QEMU and its libraries, where they are not installed.
+    pub fn unpacked_tools(&self) -> Option<&std::path::Path> {
+        self.tools.unpacked()
+    }
 }
 
 /// Finds or fetches QEMU and the kernel.
