@@ -305,6 +305,15 @@ not JSON
     }
 
     #[test]
+    fn guests_get_a_machine_with_one_cpu_and_both_kernels() {
+        let options = options(Kind::of("vm_linux"), &[]);
+        assert!(options.kvm && options.cpus == 1);
+        assert!(
+            options.kernel != GUEST_KERNEL && options.env.iter().any(|(name, _)| name == "STOCKADE_GUESTS")
+        );
+    }
+
+    #[test]
     fn a_report_has_each_program_and_its_tests() {
         let mut report = Report::default();
         for line in [

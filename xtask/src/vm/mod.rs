@@ -164,6 +164,9 @@ pub fn prepare(options: &Options) -> Result<Parts> {
 
 /// Runs the command to its end, or the time limit.
 pub fn run(parts: &Parts, options: &Options, streams: Streams<'_>) -> Result<Ending> {
+    if options.kvm && options.cpus > 1 {
+        eprintln!("vm: --kvm with several CPUs: the emulation stops Linux guests, see CONTRIBUTING.md");
+    }
     let job = job::Job::new(parts, options)?;
     machine::run(parts, options, &job, streams)
 }
