@@ -56,7 +56,7 @@ const GUEST_KERNEL: &str = "6.1";
 /// Per cent of what a test with many rounds does on the host.
 const SCALE: u32 = 10;
 /// For all programs together. Above it the lane fails: the test command has 40 minutes.
-const LIMIT: Duration = Duration::from_secs(20 * 60);
+const LIMIT: Duration = Duration::from_secs(25 * 60);
 /// Seconds for one program.
 const PROGRAM_LIMIT: u32 = 600;
 /// Before the name of a program that starts, or that failed.
