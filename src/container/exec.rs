@@ -180,6 +180,7 @@ impl Container {
                 child: &child,
                 id_map: live.id_map.as_ref(),
                 cgroup: live.cgroup.as_ref(),
+                guests: &live.guests,
                 started_at: live.started_at,
             };
             if let Err(e) = self.watch(&config, listener, &watched) {
