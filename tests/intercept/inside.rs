@@ -60,6 +60,7 @@ fn name(errno: i32) -> String {
         (libc::ENOSYS, "ENOSYS"),
         (libc::ELOOP, "ELOOP"),
         (libc::ENAMETOOLONG, "ENAMETOOLONG"),
+        (libc::ENODEV, "ENODEV"),
         (libc::EBUSY, "EBUSY"),
     ];
     known.iter().find(|(n, _)| *n == errno).map_or_else(|| errno.to_string(), |(_, name)| (*name).to_owned())
@@ -98,6 +99,8 @@ fn entry() {
         "sysinfo" => sysinfo(),
         "bench" => bench(),
         "abis" => abis(),
+        "mount" => mount(),
+        "filtered" => filtered(),
         other => panic!("{other}"),
     }
 }
@@ -333,6 +336,30 @@ fn load() {
         calls += 2;
     }
     say(format_args!("{calls} {}", longest.as_micros()));
+}
+
+fn mount_call(source: u64, target: u64, kind: &str) -> String {
+    call(libc::SYS_mount, [source, target, at(&text(kind)), libc::MS_NODEV, 0, 0])
+}
+
+/// Mounts at `/m` by the call itself.
+fn mount() {
+    let (source, target, missing) = (text("/work/image"), text("/m"), text("/no/such"));
+    say(mount_call(at(&source), at(&target), "ext4"));
+    say(mount_call(at(&source), at(&missing), "ext4"));
+    say(mount_call(at(&text("")), at(&target), "ext4"));
+    say(mount_call(at(&source), 8, "ext4"));
+    say(mount_call(at(&text("-h")), at(&target), "ext4"));
+}
+
+/// Mounts under a filter more.
+fn filtered() {
+    let allow = [libc::sock_filter { code: 6, jt: 0, jf: 0, k: 0x7fff_0000 }];
+    let program = libc::sock_fprog { len: 1, filter: allow.as_ptr().cast_mut() };
+    let arg = std::ptr::from_ref(&program) as u64;
+    assert_eq!(call(libc::SYS_prctl, [libc::PR_SET_NO_NEW_PRIVS as u64, 1, 0, 0, 0, 0]), "0");
+    assert_eq!(call(libc::SYS_seccomp, [1, 0, arg, 0, 0, 0]), "0");
+    say(mount_call(at(&text("x")), at(&text("/m")), "leavefs"));
 }
 
 /// Calls until that fails, and says how.

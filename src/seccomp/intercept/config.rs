@@ -234,8 +234,9 @@ impl MountInterception {
 
     /// Has this file system mounted by a FUSE program of the container's (`security.syscalls.intercept.mount.fuse`):
     /// `PROGRAM SOURCE TARGET -o OPTIONS`, out of the caller's root by the container's `PATH`, as the caller, with no right
-    /// that it lacks. The call succeeds once the program has mounted and gone to the background, which ends it with code 0
-    /// in the foreground. Where it does not within 30 s, or fails, or is not there, the kernel decides about the call.
+    /// that it lacks. The call succeeds once the program has mounted a FUSE file system and gone to the background, which ends
+    /// it with code 0 in the foreground. Where it does not within 30 s, or fails, or is not there, the kernel decides about the
+    /// call.
     ///
     /// Such programs need `/dev/fuse` in the container. What it mounts is as safe for the host as the kernel's FUSE, which
     /// the container may use without this. A file system may not be allowed as well.

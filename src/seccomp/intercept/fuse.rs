@@ -2,10 +2,13 @@
 //!
 //! The program comes out of the caller's root and runs as the caller, with no right that the caller lacks: it could have
 //! started it itself. So nothing depends on what it is or does. The call succeeds when the program, which goes on in the
-//! background once it has mounted, has ended well in the foreground.
+//! background once it has mounted, has ended well in the foreground; and has mounted, since some (fuse2fs 1.47.0) end well
+//! where they could not.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
 
 use rustix::fs::AtFlags;
 use rustix::io::Errno;
@@ -17,12 +20,14 @@ use crate::idmap::{HostGid, HostUid};
 use crate::namespaces::NamespaceKind;
 use crate::process::{MAX_GROUPS, User};
 use crate::seccomp::notify::{Call, Caller, Response};
-use crate::seccomp::unfinished::Later;
+use crate::seccomp::unfinished::{Later, Progress, Unfinished};
 
 /// How many programs of one container may be at it at a time. A program that has the same file system mounted would start
 /// itself again and again.
 const AT_ONCE: usize = 16;
 const PATH_MAX: usize = 4095;
+/// The longest list of mounts that is read, of some 20,000: with more the kernel decides.
+const MOUNTS_MAX: usize = 4 << 20;
 
 /// A program that is to run in the container.
 #[derive(Debug)]
@@ -44,7 +49,7 @@ pub(crate) struct Wanted<'a> {
 
 /// Starts programs in a container.
 pub(crate) trait Programs: Send + Sync + fmt::Debug {
-    /// Starts one. The call is answered with 0 once it has ended well, and else by the kernel.
+    /// Starts one. Answers with 0 once it has ended well, and else leaves the call to the kernel.
     fn start(&self, wanted: &Wanted<'_>) -> Result<Later, Errno>;
 }
 
@@ -100,6 +105,7 @@ pub(super) fn answer(
     let namespaces = namespaces(&actor.caller)?;
     let cgroup = crate::sys::fd::read_at(actor.caller.as_fd(), "cgroup", 64 * 1024)?;
     let cgroup = String::from_utf8(cgroup).ok();
+    let before = fuse_mounts(&actor.caller)?;
     // All of it was read while the caller waited.
     if !call.is_waiting() {
         return Err(Errno::SRCH);
@@ -116,8 +122,59 @@ pub(super) fn answer(
         start,
         cgroup: cgroup.as_deref().and_then(|text| text.lines().find_map(|line| line.strip_prefix("0::"))),
     };
-    let later = of.programs.as_ref().ok_or(Errno::NOSYS)?.start(&wanted)?;
+    let mut later = of.programs.as_ref().ok_or(Errno::NOSYS)?.start(&wanted)?;
+    later.work = Box::new(Checked { work: later.work, caller: actor.caller, before });
     Ok(call.answer_later(later))
+}
+
+/// A program that has ended well, and mounted nothing, has failed.
+#[derive(Debug)]
+struct Checked {
+    work: Box<dyn Unfinished>,
+    caller: Caller,
+    before: BTreeSet<Vec<u8>>,
+}
+
+impl Unfinished for Checked {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.work.as_fd()
+    }
+
+    fn look(&mut self) -> Progress {
+        let mut progress = self.work.look();
+        if matches!(progress.response, Some(Response::Value(_))) {
+            let now = fuse_mounts(&self.caller).unwrap_or_default();
+            if now.is_subset(&self.before) {
+                progress.response = Some(Response::Continue);
+            }
+        }
+        progress
+    }
+
+    fn give_up(&mut self, until: Instant) {
+        self.work.give_up(until);
+    }
+}
+
+/// The FUSE file systems that the caller sees.
+fn fuse_mounts(caller: &Caller) -> Result<BTreeSet<Vec<u8>>, Errno> {
+    let text = crate::sys::fd::read_at(caller.as_fd(), "mountinfo", MOUNTS_MAX)?;
+    if text.len() >= MOUNTS_MAX {
+        return Err(Errno::TOOBIG);
+    }
+    Ok(fuse_lines(&text).map(<[u8]>::to_vec).collect())
+}
+
+/// The part of each line of FUSE that does not change: number, parent, device, root and place (`proc_pid_mountinfo(5)`).
+pub(super) fn fuse_lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    text.split(|b| *b == b'\n').filter_map(|line| {
+        // No field holds a blank.
+        let end = line.windows(3).position(|w| w == b" - ")?;
+        let kind = line[end + 3..].split(|b| *b == b' ').next()?;
+        let kind = kind.split(|b| *b == b'.').next()?;
+        let place = line.iter().enumerate().filter(|(_, b)| **b == b' ').nth(4)?.0;
+        matches!(kind, b"fuse" | b"fuseblk").then(|| &line[..place])
+    })
 }
 
 /// Who the caller is by the container's own numbers. `None` for one that has none there.
@@ -178,6 +235,15 @@ mod tests {
         for ((source, target, flags, data), expected) in cases {
             assert_eq!(words_of(source, target, flags, data).as_deref(), expected, "{source} {target}");
         }
+    }
+
+    #[test]
+    fn lines_of_fuse() {
+        let text = b"36 35 98:0 / /mnt1 rw,noatime master:1 - ext3 /dev/root rw\n\
+            40 36 0:50 / /m rw,nosuid - fuse.ext4 /x - fuse rw,user_id=0\n41 36 0:51 / /n\\040x rw shared:1 - fuse x ro\n\
+            42 36 0:52 / /o rw - fusectl x rw\n43 36 0:53 / /p rw - fuseblk x rw\nbroken - fuse\n - fuse";
+        let lines: Vec<_> = fuse_lines(text).map(String::from_utf8_lossy).collect();
+        assert_eq!(lines, ["40 36 0:50 / /m", "41 36 0:51 / /n\\040x", "43 36 0:53 / /p"]);
     }
 
     #[test]
