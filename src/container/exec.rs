@@ -164,6 +164,7 @@ impl Container {
             own_memory_first: false,
         };
         let mut started = launch(&spec)?;
+        started.leave_to(&live.guests);
         let sent = started.send(&mut plan, &fds);
         started.or_its_own(&plan, sent)?;
         if let Some(leaf) = live.cgroup.as_ref().filter(|_| v1) {

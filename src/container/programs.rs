@@ -130,6 +130,7 @@ impl Starter {
         let strategy = host.strategy();
         let spec = Spec { strategy, namespaces: 0, cgroup: None, ambient: 0, own_memory_first: false };
         let mut started = launch(&spec)?;
+        started.leave_to(&self.guests);
         let sent = started.send(&mut plan, &fds);
         started.or_its_own(&plan, sent)?;
         if let Some(leaf) = self.cgroup.as_ref().filter(|_| v1) {

@@ -15,8 +15,8 @@ pub(super) const CASE: &str = "STOCKADE_TEST_INSIDE";
 /// Where the program lies inside.
 pub(super) const PROGRAM: &str = "/test-program";
 
-const CHR: u64 = 0o020_666;
-const NULL: u64 = 0x103;
+pub(super) const CHR: u64 = 0o020_666;
+pub(super) const NULL: u64 = 0x103;
 
 /// Runs a case in a container that has the program: what it wrote, line by line. `None`, loudly, where it does not run there.
 #[track_caller]
@@ -34,12 +34,12 @@ pub(super) fn run(c: &Container, case: &str) -> Option<Vec<String>> {
 }
 
 #[allow(clippy::print_stdout)]
-fn say(text: impl std::fmt::Display) {
+pub(super) fn say(text: impl std::fmt::Display) {
     println!("> {text}");
 }
 
 /// The result of a system call, or the name of its errno.
-fn call(nr: i64, args: [u64; 6]) -> String {
+pub(super) fn call(nr: i64, args: [u64; 6]) -> String {
     let [a, b, c, d, e, f] = args;
     // SAFETY: the cases give live pointers, or wrong ones on purpose, which the kernel refuses.
     let ret = unsafe { libc::syscall(nr, a, b, c, d, e, f) };
@@ -66,15 +66,15 @@ fn name(errno: i32) -> String {
     known.iter().find(|(n, _)| *n == errno).map_or_else(|| errno.to_string(), |(_, name)| (*name).to_owned())
 }
 
-fn text(s: &str) -> CString {
+pub(super) fn text(s: &str) -> CString {
     CString::new(s).unwrap()
 }
 
-fn at(s: &CString) -> u64 {
+pub(super) fn at(s: &CString) -> u64 {
     s.as_ptr() as u64
 }
 
-fn mknod(path: &str, mode: u64, device: u64) -> String {
+pub(super) fn mknod(path: &str, mode: u64, device: u64) -> String {
     call(libc::SYS_mknod, [at(&text(path)), mode, device, 0, 0, 0])
 }
 
@@ -99,9 +99,7 @@ fn entry() {
         "sysinfo" => sysinfo(),
         "bench" => bench(),
         "abis" => abis(),
-        "mount" => mount(),
-        "filtered" => filtered(),
-        other => panic!("{other}"),
+        other => super::inside_fuse::entry(other),
     }
 }
 
@@ -336,30 +334,6 @@ fn load() {
         calls += 2;
     }
     say(format_args!("{calls} {}", longest.as_micros()));
-}
-
-fn mount_call(source: u64, target: u64, kind: &str) -> String {
-    call(libc::SYS_mount, [source, target, at(&text(kind)), libc::MS_NODEV, 0, 0])
-}
-
-/// Mounts at `/m` by the call itself.
-fn mount() {
-    let (source, target, missing) = (text("/work/image"), text("/m"), text("/no/such"));
-    say(mount_call(at(&source), at(&target), "ext4"));
-    say(mount_call(at(&source), at(&missing), "ext4"));
-    say(mount_call(at(&text("")), at(&target), "ext4"));
-    say(mount_call(at(&source), 8, "ext4"));
-    say(mount_call(at(&text("-h")), at(&target), "ext4"));
-}
-
-/// Mounts under a filter more.
-fn filtered() {
-    let allow = [libc::sock_filter { code: 6, jt: 0, jf: 0, k: 0x7fff_0000 }];
-    let program = libc::sock_fprog { len: 1, filter: allow.as_ptr().cast_mut() };
-    let arg = std::ptr::from_ref(&program) as u64;
-    assert_eq!(call(libc::SYS_prctl, [libc::PR_SET_NO_NEW_PRIVS as u64, 1, 0, 0, 0, 0]), "0");
-    assert_eq!(call(libc::SYS_seccomp, [1, 0, arg, 0, 0, 0]), "0");
-    say(mount_call(at(&text("x")), at(&text("/m")), "leavefs"));
 }
 
 /// Calls until that fails, and says how.

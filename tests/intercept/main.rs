@@ -10,6 +10,8 @@ mod rig;
 mod calls;
 mod ends;
 mod inside;
+mod inside_fuse;
+mod memory;
 mod mounts;
 mod nodes;
 mod programs;
