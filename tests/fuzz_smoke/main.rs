@@ -121,7 +121,16 @@ fn seeds_are_taken() {
     for entry in seed_dir("notify").read_dir().unwrap() {
         forms.extend(stockade::fuzzing::notify(&std::fs::read(entry.unwrap().path()).unwrap()));
     }
-    for form in ["status", "mount options", "bpf load", "bpf program", "path", "found"] {
+    for form in [
+        "status",
+        "mount options",
+        "bpf load",
+        "bpf program",
+        "path",
+        "found",
+        "words of a program",
+        "mount of FUSE",
+    ] {
         assert!(forms.contains(form), "no seed is taken for: {form}; {forms:?}");
     }
     let (mut plans, mut reports) = (0, 0);

@@ -195,6 +195,11 @@ fn callers() {
         ("status", fs::read("/proc/self/status").unwrap()),
         ("mount-ext4", b"errors=remount-ro,noload,commit=5".to_vec()),
         ("mount-huge", b"uid=7,gid=0,size=2M,mode=700".to_vec()),
+        (
+            "mountinfo",
+            b"36 35 98:0 / / rw,noatime master:1 - ext4 /dev/root rw\n40 36 0:50 / /m rw,nosuid - fuse.ext4 /x rw,user_id=0\n"
+                .to_vec(),
+        ),
         ("bpf-load", attr.to_vec()),
         ("bpf-program", words(&[0x0000_0001_0000_00b7, 0x95])),
         ("bpf-wide", words(&[0x0000_0001_0000_0018, 0x85, 0x95])),

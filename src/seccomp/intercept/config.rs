@@ -238,7 +238,8 @@ impl MountInterception {
     /// it with code 0 in the foreground. Where it does not within 30 s, or fails, or is not there, the kernel decides about the
     /// call.
     ///
-    /// Such programs need `/dev/fuse` in the container. What it mounts is as safe for the host as the kernel's FUSE, which
+    /// Such programs need `/dev/fuse` in the container: `Mount::bind("/dev/fuse", "/dev/fuse").dev()`, where everybody may open
+    /// it on the host, and a device policy that allows it, as `DevicePolicy::standard` does. What it mounts is as safe for the host as the kernel's FUSE, which
     /// the container may use without this. A file system may not be allowed as well.
     ///
     /// ```
