@@ -297,6 +297,15 @@ fn open_fds() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
 
+/// Says at the end of a test, also of one that fails, that it is over.
+struct Sets<'a>(&'a std::sync::atomic::AtomicBool);
+
+impl Drop for Sets<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
 /// Its time is 30 s; until then the calls of others, and other calls of its own container, are answered.
 #[test]
 fn a_program_that_hangs_holds_nobody_up() {
@@ -323,6 +332,7 @@ fn a_program_that_hangs_holds_nobody_up() {
                         std::thread::sleep(Duration::from_millis(1));
                     }
                 });
+                let _ends = Sets(&done);
                 put(&hangs, "hang", "sleep 1000 & wait");
                 works(&hangs, "mkdir /m");
                 let begun = Instant::now();
@@ -346,7 +356,6 @@ fn a_program_that_hangs_holds_nobody_up() {
                 // With what it had started.
                 gone(&hangs, "hang");
                 gone(&hangs, "sleep 1000");
-                done.store(true, std::sync::atomic::Ordering::Relaxed);
                 eprintln!(
                     "{drive:?}: {rounds} rounds of calls of two containers beside 3 programs that hung"
                 );
