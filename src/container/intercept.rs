@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use super::config::ContainerConfig;
 use super::handle::Container;
 use crate::caps::{CapSet, Capability};
-use crate::cgroup::Cgroup;
+use crate::cgroup::{Cgroup, Share};
 use crate::error::{Error, ErrorKind, Result};
 use crate::idmap::{IdKind, IdMap};
 use crate::seccomp::intercept::{Interceptor, Subject};
@@ -75,7 +75,7 @@ impl Container {
             id_map,
             user_namespace,
             devices: config.devices().cloned(),
-            cgroup: watched.cgroup.map(Cgroup::try_clone).transpose()?,
+            share: watched.cgroup.map(Share::of).transpose()?,
             started: seconds_of_boot(watched.started_at),
         };
         let others = inner.responder().cloned();

@@ -22,7 +22,7 @@ use rustix::io::Errno;
 pub use config::{Interception, MountInterception, Nodes};
 
 use super::notify::{Call, Caller, Responder, Response};
-use crate::cgroup::{Cgroup, DevicePolicy};
+use crate::cgroup::{DevicePolicy, Share};
 use crate::idmap::IdMap;
 
 /// The container whose calls these are.
@@ -33,8 +33,8 @@ pub(crate) struct Subject {
     /// Device and inode of that.
     pub(crate) user_namespace: (u64, u64),
     pub(crate) devices: Option<DevicePolicy>,
-    /// Where its limits are.
-    pub(crate) cgroup: Option<Cgroup>,
+    /// Its part of the machine.
+    pub(crate) share: Option<Share>,
     /// When it was started, on `CLOCK_BOOTTIME`, in seconds.
     pub(crate) started: u64,
 }
