@@ -129,6 +129,7 @@ pub mod namespaces;
 pub mod process;
 pub mod rootfs;
 pub mod seccomp;
+mod views;
 
 mod op;
 mod spawn;
