@@ -6,6 +6,8 @@ use std::time::Duration;
 use stockade::cgroup::{CpuMax, CpuSet, Limits};
 use stockade::container::{Mount, Nesting, ResourceViews, SystemConfig};
 
+use stockade::namespaces::{TimeOffset, TimeOffsets};
+
 use super::rig::{Rig, busybox, end, sh};
 use super::{MIB, PATHS, debian, in_limits, limits, meminfo, start, works};
 
@@ -54,6 +56,27 @@ fn a_set_of_cpus_is_shown_by_its_numbers() {
         assert_eq!(works(&c, "grep -o '^cpu[0-9]*' /proc/stat"), format!("cpu\ncpu{last}"));
         end(c);
     }
+    rig.end();
+}
+
+/// Where the container has a clock of its own, all that tells of times is of that: the age of processes, too.
+#[test]
+fn with_a_clock_of_its_own_uptime_is_the_kernels() {
+    let Some(rig) = Rig::new() else { return };
+    let Some(config) = debian("clock") else { return rig.end() };
+    let up = fs::read_to_string("/proc/uptime").unwrap();
+    let up: u64 = up.split('.').next().unwrap().parse().unwrap();
+    let behind = TimeOffset::behind(Duration::from_secs(up)).unwrap();
+    let offsets = TimeOffsets { boottime: behind, ..TimeOffsets::default() };
+    let c = rig.run(config.time_offsets(offsets).resource_views(ResourceViews::ALL));
+    let said = works(&c, "cut -d. -f1 /proc/uptime; ps -o etimes= -p 1; sed -n 's/^btime //p' /proc/stat; date +%s");
+    let numbers: Vec<u64> = said.lines().map(|line| line.trim().parse().unwrap()).collect();
+    let [up, age, btime, now] = numbers[..] else { panic!("{said}") };
+    assert!(up < 300 && age <= up, "{said}");
+    // It began when the container did.
+    assert!((now - btime).abs_diff(up) <= 2, "{said}");
+    assert_eq!(works(&c, "grep -c fuse.stockade /proc/mounts"), "7");
+    end(c);
     rig.end();
 }
 
