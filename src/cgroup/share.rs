@@ -70,7 +70,8 @@ impl Share {
     pub(crate) fn cpus(&self) -> Option<CpuSet> {
         let of_v1 = || self.has_v1().then(|| self.cgroup.stats_v1().ok()?.effective_cpus()).flatten();
         // Without the controller those of the next one above that has it.
-        let text = (0..=self.levels + 1).find_map(|up| self.text(up, "cpuset.cpus.effective")).or_else(of_v1)?;
+        let text =
+            (0..=self.levels + 1).find_map(|up| self.text(up, "cpuset.cpus.effective")).or_else(of_v1)?;
         text.trim().parse().ok().filter(|set: &CpuSet| !set.is_empty())
     }
 
@@ -78,7 +79,8 @@ impl Share {
     pub(crate) fn cpu_quota(&self) -> Option<u32> {
         let max = |up| CpuMax::parse(&self.text(up, "cpu.max")?);
         let own = (0..=self.levels).filter_map(max).filter_map(whole_cpus).min();
-        let of_v1 = if self.has_v1() { self.cgroup.stats_v1().ok().and_then(|v1| v1.cpu_quota()) } else { None };
+        let of_v1 =
+            if self.has_v1() { self.cgroup.stats_v1().ok().and_then(|v1| v1.cpu_quota()) } else { None };
         own.into_iter().chain(of_v1.and_then(whole_cpus)).min()
     }
 

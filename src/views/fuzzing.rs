@@ -11,13 +11,12 @@ const TEXT: usize = 3000;
 pub(crate) fn requests(bytes: &[u8]) -> [usize; 3] {
     let (mut files, mut reply, mut counts) = (Files::default(), Vec::new(), [0; 3]);
     let mut rest = bytes;
-    while let Some((length, after)) = rest.split_first_chunk::<4>() {
+    // The length is part of the request, too.
+    while let Some(length) = rest.first_chunk::<4>() {
         let length = usize::try_from(u32::from_ne_bytes(*length)).unwrap_or(usize::MAX);
         let length = length.clamp(4, rest.len());
-        // The length is part of the request, too.
-        let (request, next) = rest.split_at(length);
-        debug_assert!(!after.is_empty() || next.is_empty());
-        rest = next;
+        let request;
+        (request, rest) = rest.split_at(length);
         reply.clear();
         let outcome = files.answer(request, &mut reply, |_: View| Ok(vec![b'x'; TEXT]));
         counts[outcome as usize] += 1;

@@ -71,8 +71,9 @@ impl Server {
         let shared = &self.0;
         let mut state = shared.state();
         if state.closed {
-            return Err(Error::new(ErrorKind::InvalidState, "serve resource views")
-                .detail("the runtime is closed"));
+            return Err(
+                Error::new(ErrorKind::InvalidState, "serve resource views").detail("the runtime is closed")
+            );
         }
         if state.thread.as_ref().is_none_or(JoinHandle::is_finished) {
             state.thread = Some(Shared::start(shared)?);
@@ -124,7 +125,9 @@ impl Drop for Server {
 
 impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Server").field("connections", &self.0.state().connections.len()).finish_non_exhaustive()
+        f.debug_struct("Server")
+            .field("connections", &self.0.state().connections.len())
+            .finish_non_exhaustive()
     }
 }
 

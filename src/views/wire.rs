@@ -11,8 +11,14 @@ pub(super) enum Wish<'a> {
     Lookup(&'a [u8]),
     Attributes,
     Open,
-    Read { handle: u64, offset: u64, size: u32 },
-    Release { handle: u64 },
+    Read {
+        handle: u64,
+        offset: u64,
+        size: u32,
+    },
+    Release {
+        handle: u64,
+    },
     /// Answered with nothing.
     Statistics,
     /// No answer is expected.

@@ -101,7 +101,8 @@ fn reads_fail_once_the_runtime_is_closed() {
     let c = other.create(busybox("closed").resource_views(ResourceViews::ALL).build().unwrap()).unwrap();
     c.start().unwrap();
     works(&c, "cat /proc/meminfo > /dev/null");
-    let open = c.exec(ExecOptions::new(["sh", "-c", "exec 3</proc/stat; sleep 1; cat <&3 >/dev/null"])).unwrap();
+    let open =
+        c.exec(ExecOptions::new(["sh", "-c", "exec 3</proc/stat; sleep 1; cat <&3 >/dev/null"])).unwrap();
     std::thread::sleep(Duration::from_millis(300));
     other.close();
     assert_eq!(fuse_devices(), 0);
@@ -151,14 +152,16 @@ fn a_killed_host_leaves_errors_and_the_next_start_new_files() {
     let out = BufReader::new(child.stdout.take().unwrap());
     assert!(out.lines().map_while(Result::ok).any(|line| line == "> ready"));
     let open = || {
-        let builder = Runtime::builder().state_dir(dirs.path().join("state")).run_dir(dirs.path().join("run"));
+        let builder =
+            Runtime::builder().state_dir(dirs.path().join("state")).run_dir(dirs.path().join("run"));
         builder.open().unwrap()
     };
     let runtime = open();
     let c = runtime.container(&"orphan".parse::<InstanceId>().unwrap()).unwrap();
     works(&c, "cat /proc/meminfo > /dev/null");
     // One that reads all the time sees it happen.
-    let reader = c.exec(ExecOptions::new(["sh", "-c", "while cat /proc/stat > /dev/null; do :; done"])).unwrap();
+    let reader =
+        c.exec(ExecOptions::new(["sh", "-c", "while cat /proc/stat > /dev/null; do :; done"])).unwrap();
     std::thread::sleep(Duration::from_millis(200));
     let began = Instant::now();
     child.kill().unwrap();
@@ -195,7 +198,11 @@ fn readers_of_one_container_do_not_wait_for_another() {
         works(&quiet, "cat /proc/meminfo > /dev/null");
         longest = longest.max(began.elapsed());
     }
-    eprintln!("{} commands beside 16 readers of another container, the longest {} ms", scaled(50), longest.as_millis());
+    eprintln!(
+        "{} commands beside 16 readers of another container, the longest {} ms",
+        scaled(50),
+        longest.as_millis()
+    );
     end(busy);
     drop(flood);
     end(quiet);

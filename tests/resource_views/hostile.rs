@@ -78,7 +78,8 @@ print('threads done')
 #[test]
 fn nothing_that_root_inside_tries_does_harm() {
     in_limits(|_, c| {
-        let said = works(c, &format!("cat > /tmp/a.py <<'END'\n{ATTEMPTS}\nEND\nulimit -n 4096; python3 /tmp/a.py"));
+        let said =
+            works(c, &format!("cat > /tmp/a.py <<'END'\n{ATTEMPTS}\nEND\nulimit -n 4096; python3 /tmp/a.py"));
         let expected = [
             "middle True",
             "end 0",
@@ -160,11 +161,15 @@ fn mapped_files_end_with_their_text() {
     if errors.contains("GLIBC_") {
         support::skip("this program needs a newer C library than the Debian fixture has");
     } else {
-        let said: Vec<&str> = text.lines().filter_map(|line| line.split_once("> ").map(|(_, said)| said)).collect();
+        let said: Vec<&str> =
+            text.lines().filter_map(|line| line.split_once("> ").map(|(_, said)| said)).collect();
         assert_eq!(said.len(), 3, "{text}{errors}");
         assert!(said[0].contains("code: 19"), "{text}");
         assert_eq!(said[1..], ["private true", "past its end"]);
-        assert!(matches!(out.status, stockade::ExitStatus::Signaled { signal: libc::SIGBUS, .. }), "{text}{errors}");
+        assert!(
+            matches!(out.status, stockade::ExitStatus::Signaled { signal: libc::SIGBUS, .. }),
+            "{text}{errors}"
+        );
     }
     works(&c, "cat /proc/meminfo > /dev/null");
     super::end(c);

@@ -1,6 +1,11 @@
 //! Files of `/proc` and `/sys` that show a container its own part of the machine: what they say, whom they obey, how they
 //! end, and that nobody inside can do harm with them.
-#![expect(unsafe_code, clippy::print_stderr, clippy::print_stdout, reason = "what was covered, and how a host tells what it does")]
+#![expect(
+    unsafe_code,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    reason = "what was covered, and how a host tells what it does"
+)]
 
 #[path = "../rig/mod.rs"]
 mod rig;

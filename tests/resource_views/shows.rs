@@ -35,11 +35,17 @@ fn programs_see_the_limits() {
         assert_eq!(loads.split(' ').count(), own.split(' ').count(), "{loads} {own}");
         let threads = own.split(' ').nth(3).unwrap().split_once('/').unwrap().1.parse::<u64>().unwrap();
         assert!((2..20).contains(&threads), "{own}");
-        let said = works(c, "vmstat -s | head -2; lscpu | grep -i on-line; w -h; ps -eo pid,etimes,comm; cat /proc/swaps");
+        let said = works(
+            c,
+            "vmstat -s | head -2; lscpu | grep -i on-line; w -h; ps -eo pid,etimes,comm; cat /proc/swaps",
+        );
         eprintln!("{free}\n{uptime}\n{said}\nfirst line of stat: {}", works(c, "head -1 /proc/stat"));
         // Whatever takes the values apart finds as many lines as the machine has.
         let lines = |text: &str| text.lines().count();
-        assert_eq!(lines(&works(c, "cat /proc/meminfo")), lines(&fs::read_to_string("/proc/meminfo").unwrap()));
+        assert_eq!(
+            lines(&works(c, "cat /proc/meminfo")),
+            lines(&fs::read_to_string("/proc/meminfo").unwrap())
+        );
     });
 }
 
@@ -69,7 +75,8 @@ fn with_a_clock_of_its_own_uptime_is_the_kernels() {
     let behind = TimeOffset::behind(Duration::from_secs(up)).unwrap();
     let offsets = TimeOffsets { boottime: behind, ..TimeOffsets::default() };
     let c = rig.run(config.time_offsets(offsets).resource_views(ResourceViews::ALL));
-    let said = works(&c, "cut -d. -f1 /proc/uptime; ps -o etimes= -p 1; sed -n 's/^btime //p' /proc/stat; date +%s");
+    let said =
+        works(&c, "cut -d. -f1 /proc/uptime; ps -o etimes= -p 1; sed -n 's/^btime //p' /proc/stat; date +%s");
     let numbers: Vec<u64> = said.lines().map(|line| line.trim().parse().unwrap()).collect();
     let [up, age, btime, now] = numbers[..] else { panic!("{said}") };
     assert!(up < 300 && age <= up, "{said}");
@@ -106,7 +113,10 @@ fn what_is_used_and_what_is_allowed_changes_at_once() {
             stat.split_whitespace().skip(1).take(3).map(|n| n.parse::<u64>().unwrap()).sum::<u64>()
         };
         let idle = time();
-        works(c, "python3 -c 'import time; [0 for _ in iter(time.process_time, None) if time.process_time() > 1 and exit()]'");
+        works(
+            c,
+            "python3 -c 'import time; [0 for _ in iter(time.process_time, None) if time.process_time() > 1 and exit()]'",
+        );
         assert!(time() - idle >= 90, "{idle} {}", time());
     });
 }
@@ -135,7 +145,10 @@ fn without_them_all_is_the_machines() {
     let Some(config) = debian("plain") else { return rig.end() };
     if let Some(c) = start(&rig, config.limits(limits())) {
         let total = |text: &str| meminfo(text, "MemTotal");
-        assert_eq!(total(&works(&c, "cat /proc/meminfo")), total(&fs::read_to_string("/proc/meminfo").unwrap()));
+        assert_eq!(
+            total(&works(&c, "cat /proc/meminfo")),
+            total(&fs::read_to_string("/proc/meminfo").unwrap())
+        );
         let online = fs::read_to_string("/sys/devices/system/cpu/online").unwrap();
         assert_eq!(works(&c, "cat /sys/devices/system/cpu/online"), online.trim());
         let threads = fs::read_dir("/proc/self/task").unwrap().flatten();
@@ -160,7 +173,9 @@ fn some_of_them_alone_and_with_mounts_and_masks() {
     assert_eq!(works(&c, "cat /proc/loadavg"), "mine");
     assert_eq!(works(&c, "cat /proc/cpuinfo"), "");
     let table = works(&c, "cat /proc/mounts");
-    let fuse = |path: &str| table.lines().any(|line| line.starts_with(&format!("stockade {path} fuse.stockade ro,")));
+    let fuse = |path: &str| {
+        table.lines().any(|line| line.starts_with(&format!("stockade {path} fuse.stockade ro,")))
+    };
     let seen: Vec<&str> = PATHS.into_iter().filter(|path| fuse(path)).collect();
     assert_eq!(seen.len(), 6, "{table}");
     assert!(!seen.contains(&"/proc/stat") && !seen.contains(&"/proc/loadavg"), "{table}");
@@ -173,7 +188,8 @@ fn some_of_them_alone_and_with_mounts_and_masks() {
 fn a_system_container_has_them_below_its_own_mounts() {
     let Some(rig) = Rig::new() else { return };
     let system = SystemConfig::new().nesting(Nesting::Allow);
-    let config = busybox("system").system_with(system).args(["sleep", "1000"]).resource_views(ResourceViews::ALL);
+    let config =
+        busybox("system").system_with(system).args(["sleep", "1000"]).resource_views(ResourceViews::ALL);
     let c = rig.run(config);
     for path in PATHS {
         works(&c, &format!("cat {path} > /dev/null; grep -q ' {path} fuse' /proc/mounts"));

@@ -56,7 +56,8 @@ pub(super) fn problems(config: &ContainerConfig) -> Vec<Problem> {
         return found;
     }
     if config.base_mounts == MountSet::None {
-        found.push(Problem::new("resource_views", "lie over proc and sysfs, which the standard mounts bring"));
+        found
+            .push(Problem::new("resource_views", "lie over proc and sysfs, which the standard mounts bring"));
     }
     if config.cgroup == CgroupConfig::None {
         found.push(Problem::new("resource_views", "show a control group, and the container is to have none"));

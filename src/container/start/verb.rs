@@ -116,9 +116,9 @@ impl Container {
         };
         let delegated = cgroup.as_ref().filter(|_| config.cgroup == CgroupConfig::Delegated);
         let payload = delegated.map(|leaf| payload::make(leaf, &config, id_map.as_ref())).transpose();
-        let (payload, views) = match payload.and_then(|payload| {
-            Ok((payload, self.mount_views(&config, prepared_views, cgroup.as_ref())?))
-        }) {
+        let (payload, views) = match payload
+            .and_then(|payload| Ok((payload, self.mount_views(&config, prepared_views, cgroup.as_ref())?)))
+        {
             Ok(made) => made,
             Err(e) => {
                 return Err(match cgroup.as_ref().map_or(Ok(()), remove_cgroup) {

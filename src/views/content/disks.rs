@@ -36,9 +36,17 @@ mod tests {
 
     #[test]
     fn lines_are_those_of_used_devices() {
-        let host = "   8       0 sda 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9\n   8       1 sda1 1 1 1 1 1 1 1 1 1 1 1\n";
+        let host =
+            "   8       0 sda 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9\n   8       1 sda1 1 1 1 1 1 1 1 1 1 1 1\n";
         let device = "8:0".parse().unwrap();
-        let used = IoStats { device, read_bytes: 4096, reads: 2, written_bytes: 512, writes: 1, ..IoStats::default() };
+        let used = IoStats {
+            device,
+            read_bytes: 4096,
+            reads: 2,
+            written_bytes: 512,
+            writes: 1,
+            ..IoStats::default()
+        };
         let text = diskstats(host, &[used]);
         assert_eq!(text, "   8       0 sda 2 0 8 0 1 0 1 0 0 0 0 0 0 0 0 0 0\n");
         assert_eq!(text.split_whitespace().count(), host.lines().next().unwrap().split_whitespace().count());

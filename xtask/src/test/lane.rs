@@ -46,6 +46,7 @@ const TWO_CPUS: &[&str] = &[
     "cgroup_stats",
     "container_update",
     "cpu_balance",
+    "resource_views",
 ];
 /// Test programs that need `/dev/kvm`. With two CPUs the emulation trips over code that KVM makes the kernel change.
 const KVM: &[&str] = &["vm_linux", "vm_tiny"];

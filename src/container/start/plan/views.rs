@@ -40,6 +40,10 @@ impl Builder<'_> {
         let has_own_clock = self.config.namespaces.time_offsets.boottime.secs() != 0;
         self.config.resource_views.contains(view.bit())
             && !(view == View::Uptime && has_own_clock)
-            && !self.config.mounts.iter().any(|mount| path.starts_with(mount.target()) && mount.target() != Path::new("/"))
+            && !self
+                .config
+                .mounts
+                .iter()
+                .any(|mount| path.starts_with(mount.target()) && mount.target() != Path::new("/"))
     }
 }
