@@ -147,11 +147,12 @@ impl Shared {
     }
 
     fn start(shared: &Arc<Self>) -> Result<JoinHandle<()>> {
-        let end = EndAll(Arc::clone(shared));
+        let shared = Arc::clone(shared);
         std::thread::Builder::new()
             .name("stockade-views".to_owned())
             .stack_size(256 * 1024)
-            .spawn(move || end.0.run())
+            // Not before the thread is there: its maker holds the lock that the end takes.
+            .spawn(move || EndAll(shared).0.run())
             .map_err(|e| Error::io("start the thread that serves resource views", e))
     }
 

@@ -252,11 +252,11 @@ mod tests {
             assert_eq!(u64_at(&buffer, 8), Some(5));
             (buffer.len() - HEADER_OUT, u32_at(&buffer, 4).unwrap().cast_signed())
         };
-        assert_eq!(size(&Reply::init), (64, 0));
+        assert_eq!(size(&|r| r.init()), (64, 0));
         assert_eq!(size(&|r| r.entry(file)), (128, 0));
         assert_eq!(size(&|r| r.attr(file)), (104, 0));
         assert_eq!(size(&|r| r.opened(1)), (16, 0));
-        assert_eq!(size(&Reply::statistics), (80, 0));
+        assert_eq!(size(&|r| r.statistics()), (80, 0));
         assert_eq!(size(&|r| r.data(b"text")), (4, 0));
         assert_eq!(size(&|r| r.fail(libc::ENOENT)), (0, -libc::ENOENT));
     }

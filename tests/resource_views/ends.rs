@@ -119,6 +119,70 @@ fn reads_fail_once_the_runtime_is_closed() {
     rig.end();
 }
 
+/// What the next test runs where there is no `/dev/fuse`.
+#[test]
+fn host_without_fuse() {
+    let Some(dirs) = std::env::var_os(HOST) else { return };
+    let dirs = Path::new(&dirs);
+    let runtime = Runtime::builder().state_dir(dirs.join("state")).run_dir(dirs.join("run")).open().unwrap();
+    let config = busybox("none").resource_views(ResourceViews::ALL);
+    let c = runtime.create(config.build().unwrap()).unwrap();
+    let e = c.start().unwrap_err();
+    println!("> {:?} {e}", e.kind());
+    assert_eq!(c.status(), stockade::instance::Status::Stopped);
+    c.delete().unwrap();
+}
+
+#[test]
+fn a_machine_without_fuse_is_told_so() {
+    require_root!();
+    require_fixture!("busybox");
+    let _serial = support::serial();
+    let host = HostSnapshot::take();
+    let dirs = tempfile::tempdir().unwrap();
+    let script = "mount --make-rprivate / && mount -t tmpfs none /dev && mknod -m 666 /dev/null c 1 3 && exec \"$0\" \"$@\"";
+    let program = std::env::current_exe().unwrap();
+    let out = Command::new("unshare")
+        .args(["-m", "sh", "-ec", script])
+        .arg(program)
+        .args(["--exact", "ends::host_without_fuse", "--nocapture"])
+        .env(HOST, dirs.path())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&out.stdout);
+    assert!(out.status.success(), "{text}{}", String::from_utf8_lossy(&out.stderr));
+    let said = text.lines().find_map(|line| line.strip_prefix("> ")).unwrap();
+    assert!(
+        said.starts_with("Unsupported") && said.contains("/dev/fuse") && said.contains("module"),
+        "{said}"
+    );
+    eprintln!("{said}");
+    drop(dirs);
+    host.assert_unchanged();
+}
+
+#[test]
+fn a_pool_has_no_sandboxes_for_them() {
+    let Some(rig) = Rig::new() else { return };
+    let root = support::fixture("busybox").unwrap();
+    let config = |name: &str| {
+        stockade::ContainerConfig::builder(name)
+            .rootfs(Rootfs::dir(&root))
+            .read_only_root()
+            .args(["sleep", "1000"])
+            .kill_on_drop()
+    };
+    let with = config("with").resource_views(ResourceViews::ALL);
+    let e = rig.runtime.prewarm(with.clone().build().unwrap(), 1).unwrap_err();
+    assert!(e.kind() == ErrorKind::InvalidConfig && e.to_string().contains("resource views"), "{e}");
+    rig.runtime.prewarm(config("template").build().unwrap(), 1).unwrap();
+    let c = rig.run(with);
+    assert_eq!(rig.runtime.prewarmed(&config("template").build().unwrap()), 1);
+    works(&c, "grep -q '/proc/stat fuse' /proc/mounts");
+    end(c);
+    rig.end();
+}
+
 /// The host of the next test.
 #[test]
 fn host() {

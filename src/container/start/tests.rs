@@ -293,6 +293,7 @@ fn a_parked_child_first_closes_what_is_not_its_own() {
             named_owner: None,
             payload: None,
             joins: Vec::new(),
+            views: None,
             nics: None,
             upper: None,
             runtime_dirs: [Path::new("/var/lib/stockade"), Path::new("/run/stockade")],
