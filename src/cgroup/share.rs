@@ -9,6 +9,7 @@ use super::cpu::CpuMax;
 use super::group::Cgroup;
 use super::idset::CpuSet;
 use super::stats::{self, CpuStats, IoStats, MemoryStat};
+use super::v1::StatsV1;
 use crate::error::Result;
 use crate::sys::fd::read_at;
 
@@ -52,7 +53,7 @@ impl Share {
     /// Its memory. With v1 groups some more files are read.
     pub(crate) fn memory(&self) -> Option<MemoryShare> {
         let Some(used) = self.number("memory.current") else {
-            return if self.has_v1() { self.cgroup.stats_v1().ok()?.memory_share() } else { None };
+            return self.v1()?.memory_share();
         };
         let mut stat = MemoryStat::default();
         stat.parse(self.text(0, "memory.stat").unwrap_or_default().as_bytes());
@@ -68,7 +69,7 @@ impl Share {
 
     /// The CPUs that it runs on.
     pub(crate) fn cpus(&self) -> Option<CpuSet> {
-        let of_v1 = || self.has_v1().then(|| self.cgroup.stats_v1().ok()?.effective_cpus()).flatten();
+        let of_v1 = || self.v1()?.effective_cpus();
         // Without the controller those of the next one above that has it.
         let text =
             (0..=self.levels + 1).find_map(|up| self.text(up, "cpuset.cpus.effective")).or_else(of_v1)?;
@@ -79,8 +80,7 @@ impl Share {
     pub(crate) fn cpu_quota(&self) -> Option<u32> {
         let max = |up| CpuMax::parse(&self.text(up, "cpu.max")?);
         let own = (0..=self.levels).filter_map(max).filter_map(whole_cpus).min();
-        let of_v1 =
-            if self.has_v1() { self.cgroup.stats_v1().ok().and_then(|v1| v1.cpu_quota()) } else { None };
+        let of_v1 = self.v1().and_then(|v1| v1.cpu_quota());
         own.into_iter().chain(of_v1.and_then(whole_cpus)).min()
     }
 
@@ -93,18 +93,19 @@ impl Share {
 
     /// How many processes and threads it has.
     pub(crate) fn tasks(&self) -> Option<u64> {
-        let of_v1 = || if self.has_v1() { self.cgroup.stats_v1().ok()?.tasks() } else { None };
+        let of_v1 = || self.v1()?.tasks();
         self.number("pids.current").or_else(of_v1)
     }
 
     /// The block devices that it has used.
     pub(crate) fn io(&self) -> Option<Vec<IoStats>> {
-        let of_v1 = || if self.has_v1() { self.cgroup.stats_v1().ok()?.block_devices() } else { None };
+        let of_v1 = || self.v1()?.block_devices();
         self.text(0, "io.stat").map(|text| stats::parse_io(text.as_bytes())).or_else(of_v1)
     }
 
-    fn has_v1(&self) -> bool {
-        self.cgroup.has_v1_groups().unwrap_or(false)
+    /// Its v1 groups, which may have come with a limit that was set since.
+    fn v1(&self) -> Option<StatsV1> {
+        self.cgroup.stats_v1().ok()
     }
 
     /// A file of the cgroup, or of the one so many levels above.
