@@ -53,7 +53,8 @@ named_bits! {
     SWAPS = 5, "swaps";
     /// `/proc/diskstats`: the block devices that the container has used, with what it did there.
     DISKSTATS = 6, "diskstats";
-    /// `/sys/devices/system/cpu/online`: the CPUs of [`CPUINFO`](Self::CPUINFO), which is what `sysconf(3)` counts.
+    /// `/sys/devices/system/cpu/online`: the CPUs of [`CPUINFO`](Self::CPUINFO), which is what `sysconf(3)` counts. `nproc(1)`
+    /// asks the scheduler, which knows of a set of CPUs and not of a quota.
     CPU_ONLINE = 7, "cpu_online";
 }
 

@@ -7,6 +7,9 @@
     reason = "what was covered, and how a host tells what it does"
 )]
 
+#[path = "../cgroup_util/mod.rs"]
+#[expect(dead_code, reason = "another test program uses the rest")]
+mod cgroup_util;
 #[path = "../rig/mod.rs"]
 mod rig;
 
