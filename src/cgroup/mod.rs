@@ -86,6 +86,7 @@ mod remove;
 mod setting;
 mod state;
 mod stats;
+mod threads;
 mod update;
 #[cfg_attr(not(feature = "cgroup1"), path = "no_v1.rs")]
 mod v1;

@@ -12,6 +12,7 @@ macro_rules! require_kvm {
 
 mod devices;
 mod guests;
+mod limits;
 
 use std::path::PathBuf;
 use std::sync::Arc;

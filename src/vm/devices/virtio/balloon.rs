@@ -43,6 +43,11 @@ impl Balloon {
         self.changed.signal();
     }
 
+    /// Bytes that it is asked to do without.
+    pub(in crate::vm) fn target(&self) -> u64 {
+        u64::from(self.wanted.load(Ordering::SeqCst)) * PAGE
+    }
+
     /// Bytes that the guest says that it does without.
     pub(in crate::vm) fn bytes(&self) -> u64 {
         u64::from(self.actual.load(Ordering::SeqCst)) * PAGE
