@@ -72,7 +72,7 @@ pub use guest::{Guest, GuestInit, RootMode};
 pub(crate) use handle::Live;
 pub use handle::Vm;
 pub use host::{Support, probe};
-pub use image::PackImage;
+pub use image::{CopyMethod, PackImage, copy_image};
 pub use kick::{kick_signal, use_kick_signal};
 pub use memory::MemoryBacking;
 pub use stats::{BalloonStats, DiskStats, VmStats, VsockStats};
