@@ -41,9 +41,9 @@ impl Vm {
     /// streams.
     ///
     /// # Errors
-    /// As there. [`Unsupported`](crate::ErrorKind::Unsupported) where KVM is not there or lacks something, which the
-    /// error names, and for streams; [`PermissionDenied`](crate::ErrorKind::PermissionDenied) where this user may not
-    /// use it; [`InvalidConfig`](crate::ErrorKind::InvalidConfig) for a kernel or an initramfs that cannot be used, with
+    /// As there. [`Unsupported`](crate::ErrorKind::Unsupported) where KVM is not there, may not be used by this user or lacks
+    /// something, which the error names, for streams, and for limits that cannot be set here;
+    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) for a kernel or an initramfs that cannot be used, with
     /// the file, what is wrong and a way out.
     pub fn start_with(&self, options: StartOptions) -> Result<Pipes> {
         let started = self.begin(Action::Start).and_then(|_guard| self.start_locked(&options));
