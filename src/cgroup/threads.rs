@@ -6,8 +6,8 @@ use super::place::CgroupKind;
 use crate::error::{ErrorKind, Result};
 
 /// How the cgroup above can be made fit for threads.
-const ABOVE: &str = "give the process a cgroup of its own whose children hold no processes and have none of the \
-                     controllers memory, io, hugetlb, rdma and misc";
+const ABOVE: &str = "have the process in a cgroup of its own whose children hold no processes and have none of the \
+                     controllers memory, io, hugetlb, rdma and misc: Placement::OwnWithLeaf moves this process into one";
 
 impl Cgroup {
     /// Makes this cgroup, in which there is no process yet, one for threads (`cgroup.type`). The one above becomes a

@@ -195,7 +195,6 @@ struct Seen {
     /// Instances whose limits a crash left between two states.
     updating: Vec<InstanceId>,
     /// Virtual machines.
-    #[cfg_attr(not(feature = "vm"), expect(dead_code, reason = "nothing is done to them then"))]
     machines: Vec<InstanceId>,
     /// Cgroups of running instances.
     running: HashSet<PathBuf>,

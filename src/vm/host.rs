@@ -126,7 +126,7 @@ mod tests {
         use caps::{CapSet, Capability};
         use std::os::unix::fs::PermissionsExt;
         let node = tempfile::NamedTempFile::new().unwrap();
-        node.as_file().set_permissions(PermissionsExt::from_mode(0)).unwrap();
+        node.as_file().set_permissions(PermissionsExt::from_mode(0o000)).unwrap();
         let path = node.path().to_str().unwrap().to_owned();
         // The capabilities of this thread alone.
         let denied = std::thread::spawn(move || {

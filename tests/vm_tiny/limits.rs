@@ -107,7 +107,7 @@ fn assert_at_most(vm: &Vm, percent: u32, why: &str) {
     let (used, time) = used(vm, Duration::from_secs(3));
     let most =
         time * percent / 100 + 2 * Duration::from_millis(100) * percent / 100 + Duration::from_millis(50);
-    println!("{why}: {used:?} of CPU time in {time:?}");
+    eprintln!("{why}: {used:?} of CPU time in {time:?}");
     assert!(used <= most, "{why}: {used:?} in {time:?} is more than {most:?}");
 }
 
@@ -123,7 +123,7 @@ fn cpu_time_is_limited_and_the_limit_changes_while_it_runs() {
     let vm = started(&rig, rig.config("spin", &guests::spin()).vcpus(2).disk(disk).rng().limits(limits));
     let cgroup = vm.info().unwrap().cgroup.unwrap();
     let cpu = group(&vm, "cpu");
-    println!("limited in {}", cpu.display());
+    eprintln!("limited in {}", cpu.display());
     // All of its threads, and no other.
     let tids: Vec<String> = threads(&vm).iter().map(|(tid, _)| tid.to_string()).collect();
     assert_eq!(tids.len(), 4, "{:?}", threads(&vm));
@@ -134,7 +134,8 @@ fn cpu_time_is_limited_and_the_limit_changes_while_it_runs() {
         // The kernel may have one of its own for the machine.
         let inside: Vec<&str> = text.lines().filter(|tid| !is_kvms(tid)).collect();
         let (mut inside, mut want) = (inside, tids.iter().map(String::as_str).collect::<Vec<_>>());
-        (inside.sort_unstable(), want.sort_unstable());
+        inside.sort_unstable();
+        want.sort_unstable();
         assert_eq!(inside, want, "{}", dir.display());
     }
     assert!(matches!(&*read(&cpu, &["cpu.max", "cpu.cfs_quota_us"]), "20000 100000" | "20000"));
@@ -204,7 +205,7 @@ fn cgroups_go_however_a_run_ends_and_when_a_start_fails() {
     ] {
         let vm = rig.runtime.create(config.build().unwrap()).unwrap();
         let e = vm.start().unwrap_err();
-        println!("{e}");
+        eprintln!("{e}");
         assert_eq!((vm.status(), vm.info().unwrap().cgroup), (Status::Stopped, None));
         vm.delete().unwrap();
     }
@@ -332,7 +333,7 @@ fn what_cannot_be_limited_is_refused_by_name_or_reported() {
     vm.update_with(UpdateOptions::new(all).enforce(Enforce::BestEffort)).unwrap();
     vm.start().unwrap();
     let skipped = vm.info().unwrap().skipped_limits;
-    println!("{} are skipped", skipped.len());
+    eprintln!("{} are skipped", skipped.len());
     for file in ["cpu.max:", "pids.max:", "memory.high:", "io.weight:"] {
         assert!(skipped.iter().any(|s| s.starts_with(file)), "{file} is not in {skipped:?}");
     }
@@ -384,7 +385,7 @@ fn threads_run_where_they_are_told_to() {
         rigs.extend(placed().map(|rig| ("by a cgroup", rig)));
     }
     for (how, rig) in rigs {
-        println!("{how}");
+        eprintln!("{how}");
         let disk = Disk::new(rig.file("disk", &[0; 512]));
         let config = rig.config("pin", &guests::spin()).vcpus(2).disk(disk).rng();
         let config = config.vcpu_cpus(1, set(&[last])).device_cpus(set(&[first]));
@@ -462,7 +463,7 @@ fn a_machine_counts_what_it_uses() {
         vm.vm_stats().unwrap().vcpus[0] > Duration::from_millis(20)
     });
     let stats = vm.vm_stats().unwrap();
-    println!("{stats:?}");
+    eprintln!("{stats:?}");
     assert_eq!((stats.vcpus.len(), stats.disks.len(), stats.memory), (2, 1, 32 << 20));
     let disk = &stats.disks[0];
     assert_eq!(

@@ -1,4 +1,5 @@
 //! Virtual machines with guests of a few instructions, on whatever KVM there is: they need no guest that boots.
+#![allow(clippy::print_stderr)]
 
 /// Skips the test where there is no KVM.
 macro_rules! require_kvm {
@@ -10,6 +11,7 @@ macro_rules! require_kvm {
     };
 }
 
+mod beside;
 mod devices;
 mod guests;
 mod limits;
@@ -479,7 +481,7 @@ fn forty_machines_at_once_each_do_as_they_are_told() {
         assert_eq!(waiter.join().unwrap(), status, "vm-{n}");
     }
     machines.iter().for_each(|vm| vm.delete().unwrap());
-    println!("{COUNT} machines at once");
+    eprintln!("{COUNT} machines at once");
     drop(machines);
     before.assert_unchanged();
 }
