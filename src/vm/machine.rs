@@ -127,7 +127,7 @@ impl Machine {
         let mut balloon = None;
         if spec.balloon {
             let shared = Arc::new(Balloon::new()?);
-            virtio::add(&mut assembly, Box::new(virtio::BalloonDevice(Arc::clone(&shared))))?;
+            virtio::add(&mut assembly, Box::new(virtio::BalloonDevice::new(Arc::clone(&shared))))?;
             balloon = Some(shared);
         }
         if spec.rng {

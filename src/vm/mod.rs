@@ -75,6 +75,6 @@ pub use host::{Support, probe};
 pub use image::{CopyMethod, PackImage, copy_image};
 pub use kick::{kick_signal, use_kick_signal};
 pub use memory::MemoryBacking;
-pub use stats::{BalloonStats, DiskStats, VmStats, VsockStats};
+pub use stats::{BalloonStats, DiskStats, GuestMemory, VmStats, VsockStats};
 pub use vcpu::ExitCounts;
 pub use vsock::{Vsock, VsockListener};

@@ -1,11 +1,11 @@
 //! What a machine uses.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::devices::virtio::DiskCounters;
+use super::devices::virtio::{Balloon, DiskCounters, Report};
 use super::handle::{Live, Vm};
 use super::memory;
 use super::vcpu::ExitCounts;
@@ -39,13 +39,64 @@ pub struct VmStats {
 }
 
 /// The balloon of a virtual machine.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct BalloonStats {
     /// Bytes that the guest is asked to do without.
     pub target: u64,
     /// Bytes that it says that it does without.
     pub actual: u64,
+    /// What the guest has said last of its memory; `None` before its driver has.
+    pub guest: Option<GuestMemory>,
+}
+
+/// What a guest says of its memory, by its balloon: nothing that the host has measured. `None` for what it does not say.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct GuestMemory {
+    /// How long ago it said so. A look at it asks the guest for news, which the next one has.
+    pub age: Duration,
+    /// Bytes that it has, those in the balloon aside.
+    pub total: Option<u64>,
+    /// Bytes that are not used at all.
+    pub free: Option<u64>,
+    /// Bytes that its programs can have without swapping (`MemAvailable` of Linux).
+    pub available: Option<u64>,
+    /// Bytes of caches that can be given up.
+    pub caches: Option<u64>,
+    /// Bytes that it has read from swap.
+    pub swap_in: Option<u64>,
+    /// Bytes that it has written to swap.
+    pub swap_out: Option<u64>,
+    /// Page faults that waited for a disk.
+    pub major_faults: Option<u64>,
+    /// Page faults that did not.
+    pub minor_faults: Option<u64>,
+}
+
+impl GuestMemory {
+    /// By the tags of the standard (virtio 1.2, section 5.5.6.4).
+    fn of(report: &Report, at: Instant) -> Self {
+        let number = |tag: u16| report.numbers.get(&tag).copied();
+        Self {
+            age: at.elapsed(),
+            swap_in: number(0),
+            swap_out: number(1),
+            major_faults: number(2),
+            minor_faults: number(3),
+            free: number(4),
+            total: number(5),
+            available: number(6),
+            caches: number(7),
+        }
+    }
+}
+
+impl From<&Balloon> for BalloonStats {
+    fn from(balloon: &Balloon) -> Self {
+        let guest = balloon.report().map(|(report, at)| GuestMemory::of(&report, at));
+        Self { target: balloon.target(), actual: balloon.bytes(), guest }
+    }
 }
 
 /// What a disk of a virtual machine has done for its guest.
@@ -169,7 +220,7 @@ fn vm_stats(live: &Live, memory: u64) -> Result<VmStats> {
         exits: machine.exit_counts(),
         memory,
         memory_resident: memory::resident(machine.memory())?,
-        balloon: machine.balloon().map(|b| BalloonStats { target: b.target(), actual: b.bytes() }),
+        balloon: machine.balloon().map(BalloonStats::from),
         disks: machine.disks().iter().map(|counters| DiskStats::from(&**counters)).collect(),
         vsock: machine
             .vsock()

@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use stockade::cgroup::{Limit, Limits};
 use stockade::instance::{ExecOptions, FreezeOptions, Instance, ShutdownOptions, Stdio, WaitOptions};
 use stockade::process::User;
 use stockade::vm::{ExitReason, Guest, GuestInit, PackImage, RootMode};
@@ -276,6 +277,15 @@ fn memory_comes_back_by_the_balloon_and_lines_by_the_console() {
         assert!(left + (40 << 10) < touched, "{touched} KiB before, {left} KiB after");
         vm.set_balloon(0).unwrap();
         support::until(PATIENCE, "the guest has it again", || vm.balloon().unwrap() == 0);
+        // The same as a limit, and what the guest says of it.
+        vm.update(Limits::new().memory_max(160 << 20)).unwrap();
+        support::until(PATIENCE, "the guest keeps to its limit", || vm.balloon().unwrap() >= 90 << 20);
+        let said = || vm.vm_stats().unwrap().balloon.unwrap().guest;
+        support::until(PATIENCE, "the guest reports less memory", || {
+            said().is_some_and(|g| g.total.is_some_and(|bytes| bytes < 165 << 20) && g.available.is_some())
+        });
+        println!("{}: {:?}", kernel.release, said().unwrap());
+        vm.update(Limits::new().memory_max(Limit::Max)).unwrap();
         println!(
             "{}: guest {guest} KiB after boot, {touched} KiB touched, {left} KiB after the balloon; overhead {overhead} KiB",
             kernel.release

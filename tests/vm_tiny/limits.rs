@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use stockade::cgroup::{CpuMax, Enforce, Limit, Limits};
+use stockade::cgroup::{CpuMax, CpuSet, Enforce, Limits};
 use stockade::instance::{Cpus, Status, UpdateOptions};
-use stockade::vm::{Disk, ExitReason, ThreadPlacement, VmBuilder, Vsock};
+use stockade::vm::{Disk, ExitReason, ThreadPlacement, VmBuilder};
 use stockade::{ErrorKind, Runtime, Vm, VmConfig};
 use support::HostSnapshot;
 
@@ -33,7 +33,7 @@ fn of_cpu(percent: u64) -> CpuMax {
     CpuMax::quota(Duration::from_millis(percent), Duration::from_millis(100))
 }
 
-fn started(rig: &Rig, config: VmBuilder) -> Arc<Vm> {
+pub(super) fn started(rig: &Rig, config: VmBuilder) -> Arc<Vm> {
     let vm = rig.runtime.create(config.build().unwrap()).unwrap();
     vm.start().unwrap();
     vm
@@ -200,7 +200,7 @@ fn cgroups_go_however_a_run_ends_and_when_a_start_fails() {
         rig.config("no-kernel", b"not a kernel").limits(limits()),
         rig.config("no-disk", &guests::hello()).disk(Disk::new(&none)).limits(limits()),
         rig.config("no-cpu", &guests::hello())
-            .limits(limits().cpuset_cpus("8000".parse::<stockade::cgroup::CpuSet>().unwrap())),
+            .limits(limits().cpuset_cpus("8000".parse::<CpuSet>().unwrap())),
         rig.config("no-place", &guests::hello()).limits(limits()).vcpu_cpus(0, "8000".parse().unwrap()),
     ] {
         let vm = rig.runtime.create(config.build().unwrap()).unwrap();
@@ -310,7 +310,7 @@ fn what_cannot_be_limited_is_refused_by_name_or_reported() {
         rig.config("pin", b"").vcpu_cpus(1, "0".parse().unwrap()),
         rig.config("pin", b"")
             .vcpu_cpus(0, "1".parse().unwrap())
-            .limits(Limits::new().cpuset_cpus("0".parse::<stockade::cgroup::CpuSet>().unwrap())),
+            .limits(Limits::new().cpuset_cpus("0".parse::<CpuSet>().unwrap())),
     ] {
         assert!(config.build().unwrap_err().to_string().contains("vCPU"));
     }
@@ -376,10 +376,10 @@ fn threads_run_where_they_are_told_to() {
     let _serial = support::serial();
     require_kvm!();
     let here = allowed(std::process::id());
-    let cpus: stockade::cgroup::CpuSet = here.parse().unwrap();
+    let cpus: CpuSet = here.parse().unwrap();
     let cpus: Vec<u32> = cpus.iter().collect();
     let [first, .., last] = cpus[..] else { return support::skip("pins: this process has one CPU") };
-    let set = |cpus: &[u32]| stockade::cgroup::CpuSet::new(cpus.iter().copied()).unwrap();
+    let set = |cpus: &[u32]| CpuSet::new(cpus.iter().copied()).unwrap();
     let mut rigs = vec![("by affinity", Rig::new())];
     if there_is("cpuset") {
         rigs.extend(placed().map(|rig| ("by a cgroup", rig)));
@@ -414,7 +414,7 @@ fn threads_run_where_they_are_told_to() {
         let e = vm.update(Limits::new().cpuset_cpus(set(&[8000]))).unwrap_err();
         assert_eq!(e.kind(), ErrorKind::InvalidConfig, "{e}");
         assert_eq!(run(&vm), [f, f]);
-        vm.update(Limits::new().cpuset_cpus(stockade::cgroup::CpuSet::default())).unwrap();
+        vm.update(Limits::new().cpuset_cpus(CpuSet::default())).unwrap();
         assert_eq!(run(&vm), [here, here]);
         vm.stop().unwrap();
     }
@@ -422,62 +422,27 @@ fn threads_run_where_they_are_told_to() {
 }
 
 #[test]
-fn a_limit_of_memory_moves_the_balloon() {
+fn a_set_of_cpus_and_of_nodes_is_the_cgroups_where_it_can_be() {
     let _serial = support::serial();
     require_kvm!();
-    let rig = Rig::new();
-    let config = rig.config("memory", &guests::spin()).memory(64 << 20).balloon();
-    let vm = started(&rig, config.limits(Limits::new().memory_max(48 << 20)));
-    let target = || vm.vm_stats().unwrap().balloon.unwrap().target;
-    assert_eq!(target(), 16 << 20);
-    vm.update(Limits::new().memory_max(40 << 20)).unwrap();
-    assert_eq!(target(), 24 << 20);
-    for wrong in [1_u64, 65 << 20] {
-        let e = vm.update(Limits::new().memory_max(wrong)).unwrap_err();
-        assert!(e.kind() == ErrorKind::InvalidConfig && e.to_string().contains("memory_max"), "{e}");
-    }
-    assert_eq!((target(), vm.balloon().unwrap()), (24 << 20, 0));
-    // The next run as well.
-    vm.restart().unwrap();
-    assert_eq!(target(), 24 << 20);
-    vm.update(Limits::new().memory_max(Limit::Max)).unwrap();
-    assert_eq!(target(), 0);
-    vm.stop().unwrap();
-    let none = rig.start("none", &guests::spin());
-    let e = none.update(Limits::new().memory_max(32 << 20)).unwrap_err();
-    assert!(e.kind() == ErrorKind::Unsupported && e.to_string().contains("balloon"), "{e}");
-    assert_eq!(none.config().limits(), &Limits::new());
-    none.stop().unwrap();
-}
-
-#[test]
-fn a_machine_counts_what_it_uses() {
-    let _serial = support::serial();
-    require_kvm!();
-    let rig = Rig::new();
-    let disk = Disk::new(rig.file("disk", &[vec![b'a'; 512], vec![0; 512]].concat())).with_id("root");
-    let config = rig.config("counts", &guests::disk_and_spin()).disk(disk).vcpus(2).vsock(Vsock::default());
-    let vm = started(&rig, config);
-    super::console_has(&vm, 4);
-    support::until(PATIENCE, "the processor has run", || {
-        vm.vm_stats().unwrap().vcpus[0] > Duration::from_millis(20)
-    });
-    let stats = vm.vm_stats().unwrap();
-    eprintln!("{stats:?}");
-    assert_eq!((stats.vcpus.len(), stats.disks.len(), stats.memory), (2, 1, 32 << 20));
-    let disk = &stats.disks[0];
+    let Some(rig) = placed().filter(|_| there_is("cpuset")) else { return };
+    let here = allowed(std::process::id());
+    let cpus: CpuSet = here.parse().unwrap();
+    let first = cpus.iter().next().unwrap();
+    let nodes = "0".parse::<stockade::cgroup::NodeSet>().unwrap();
+    let limits = Limits::new().cpuset_cpus(CpuSet::new([first]).unwrap()).cpuset_mems(nodes);
+    let vm = started(&rig, rig.config("set", &guests::spin()).vcpus(2).limits(limits));
+    let dir = group(&vm, "cpuset");
     assert_eq!(
-        (disk.id.as_str(), disk.reads, disk.read_bytes, disk.writes, disk.written_bytes),
-        ("root", 1, 512, 1, 512)
+        (read(&dir, &["cpuset.cpus"]), read(&dir, &["cpuset.mems"])),
+        (first.to_string(), "0".to_owned())
     );
-    // The third request was for a sector that is not there.
-    assert_eq!((disk.errors, disk.flushes), (1, 0));
-    assert!(stats.memory_resident > 0 && stats.memory_resident <= 33 << 20);
-    assert!(stats.exits.total() > 0 && stats.balloon.is_none() && stats.vsock.is_some());
-    let same = stockade::Instance::metrics(&*vm).unwrap().stats().unwrap();
-    assert!(same.cpu.unwrap().usage >= stats.vcpus[0]);
-    assert!(same.memory.unwrap().current.unwrap() > 0);
-    assert_eq!(same.pids.unwrap().current, 4);
+    let run = |vm: &Vm| -> Vec<String> { threads(vm).into_iter().map(|(tid, _)| allowed(tid)).collect() };
+    assert_eq!(run(&vm), [first.to_string(), first.to_string()]);
+    vm.update(Limits::new().cpuset_cpus(CpuSet::default())).unwrap();
+    assert_eq!(run(&vm), [&*here, &*here]);
+    assert!(matches!(&*read(&dir, &["cpuset.cpus"]), "") || read(&dir, &["cpuset.cpus"]) == here);
     vm.stop().unwrap();
-    assert_eq!(vm.vm_stats().unwrap_err().kind(), ErrorKind::InvalidState);
+    assert!(!dir.exists());
+    eprintln!("sets in {}", dir.display());
 }

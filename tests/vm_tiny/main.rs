@@ -13,6 +13,7 @@ macro_rules! require_kvm {
 
 mod beside;
 mod devices;
+mod figures;
 mod guests;
 mod limits;
 
