@@ -56,7 +56,7 @@ pub struct BalloonStats {
 pub struct GuestMemory {
     /// How long ago it said so. A look at it asks the guest for news, which the next one has.
     pub age: Duration,
-    /// Bytes that it has, those in the balloon aside.
+    /// Bytes that it has; those in the balloon are among them with Linux, which may take them back.
     pub total: Option<u64>,
     /// Bytes that are not used at all.
     pub free: Option<u64>,

@@ -446,3 +446,38 @@ fn a_set_of_cpus_and_of_nodes_is_the_cgroups_where_it_can_be() {
     assert!(!dir.exists());
     eprintln!("sets in {}", dir.display());
 }
+
+/// The directory of the host that may not make cgroups.
+const NOBODY: &str = "STOCKADE_TEST_NOBODY";
+
+#[test]
+fn who_may_not_make_cgroups_is_told_whose_they_are() {
+    if let Some(dir) = std::env::var_os(NOBODY) {
+        let dir = PathBuf::from(dir).join("own");
+        std::fs::create_dir(&dir).unwrap();
+        let runtime = open_placed(&dir, ThreadPlacement::Own);
+        let config = VmConfig::builder("mine").kernel("/k").limits(Limits::new().cpu_max(of_cpu(20)));
+        let vm = runtime.create(config.build().unwrap()).unwrap();
+        let e = vm.start().unwrap_err();
+        eprintln!("{e}");
+        assert_eq!(e.kind(), ErrorKind::PermissionDenied, "{e}");
+        for part in ["create cgroup `/sys/fs/cgroup", "belongs to user 0", "Delegate=yes"] {
+            assert!(e.to_string().contains(part), "{part} is not in {e}");
+        }
+        return;
+    }
+    let _serial = support::serial();
+    if !rustix::process::geteuid().is_root() {
+        return support::skip("limits without privilege: needs root to become somebody else");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    // The program where somebody else can reach it.
+    let program = dir.path().join("program");
+    std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    let mut host = std::process::Command::new(&program);
+    host.args(["--exact", "limits::who_may_not_make_cgroups_is_told_whose_they_are", "--nocapture"]);
+    std::os::unix::process::CommandExt::uid(&mut host, 65534);
+    std::os::unix::process::CommandExt::gid(&mut host, 65534);
+    assert!(host.env(NOBODY, dir.path()).current_dir("/").status().unwrap().success());
+}
