@@ -58,7 +58,7 @@
 //! | working directory, umask, environment, signal mask and handlers, credentials, namespaces of any thread, resource limits, `no_new_privs`, dumpable and subreaper flag, `oom_score_adj` | none |
 //! | file descriptors | those that a live handle owns, all close-on-exec; none after it is dropped |
 //! | threads | with feature `vm` those of running virtual machines; those of a pool, of the spawner thread, of the notify supervisor and of resource views, where they are switched on, until the runtime is closed; with feature `image` one for the time of unpacking a compressed archive; with `systemd` one for the time of a D-Bus call |
-//! | cgroup of the process | none, unless [`Placement::OwnWithLeaf`] is asked for |
+//! | cgroup of the process | none, unless [`Placement::OwnWithLeaf`] or `RuntimeBuilder::vm_threads` is asked for |
 //! | child processes | the first processes of containers and the commands run by `exec`; where calls are intercepted a helper or two; for an ordinary user `newuidmap`, `newgidmap` and `rm` for a moment. They are waited for by pidfd alone, never by `wait(-1)`. Their end raises SIGCHLD, as any child's does |
 //! | signals | with feature `vm` one real-time signal that does nothing, of your choice (`vm::use_kick_signal`) |
 //! | end of the process | never caused; bad input gives an error, never a panic |

@@ -87,6 +87,7 @@ mod setting;
 mod share;
 mod state;
 mod stats;
+mod threads;
 mod update;
 #[cfg_attr(not(feature = "cgroup1"), path = "no_v1.rs")]
 mod v1;

@@ -63,6 +63,10 @@ impl Cgroup {
         Ok(())
     }
 
+    pub(in crate::cgroup) fn v1_take_in_thread(&self, _: u32) -> Result<()> {
+        Ok(())
+    }
+
     pub(crate) fn needs_v1_groups(&self, _: &Limits) -> Result<bool> {
         Ok(false)
     }
