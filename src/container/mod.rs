@@ -19,6 +19,7 @@ mod networks;
 mod nics;
 mod payload;
 mod pool;
+mod programs;
 mod reboot;
 mod rename;
 mod restart;

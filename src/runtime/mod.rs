@@ -290,6 +290,11 @@ impl Runtime {
         self.inner.end_vms();
     }
 
+    /// For who may outlive it.
+    pub(crate) fn downgrade(&self) -> Weak<Inner> {
+        Arc::downgrade(&self.inner)
+    }
+
     pub(crate) fn inner(&self) -> &Inner {
         &self.inner
     }

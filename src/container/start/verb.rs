@@ -189,6 +189,7 @@ impl Container {
                     child: &child,
                     id_map: id_map.as_ref(),
                     cgroup: cgroup.as_ref(),
+                    guests: &guests,
                     started_at: SystemTime::now(),
                 };
                 if let Err(e) = self.watch(&config, listener, &watched) {
