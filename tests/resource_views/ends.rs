@@ -64,6 +64,35 @@ fn many_come_and_go() {
     rig.end();
 }
 
+/// In turns, so that what else the machine does is the same for both.
+#[test]
+fn what_a_start_takes() {
+    let Some(rig) = Rig::new() else { return };
+    let configs = [busybox("without"), busybox("with").resource_views(ResourceViews::ALL)];
+    let both = configs.map(|config| rig.runtime.create(config.build().unwrap()).unwrap());
+    let mut times = [Vec::new(), Vec::new()];
+    for _ in 0..scaled(100).max(10) {
+        for (c, times) in both.iter().zip(&mut times) {
+            let begin = Instant::now();
+            c.start().unwrap();
+            times.push(begin.elapsed().as_micros());
+            c.stop().unwrap();
+        }
+    }
+    let medians = times.each_mut().map(|times| {
+        times.sort_unstable();
+        (times[times.len() / 2], times[0])
+    });
+    eprintln!(
+        "{} starts each, median and least in us: without {:?}, with {:?}",
+        times[0].len(),
+        medians[0],
+        medians[1]
+    );
+    both.into_iter().for_each(end);
+    rig.end();
+}
+
 #[test]
 fn a_start_that_fails_leaves_nothing() {
     let Some(rig) = Rig::new() else { return };
