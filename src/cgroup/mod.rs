@@ -84,6 +84,7 @@ mod pressure;
 mod rdma;
 mod remove;
 mod setting;
+mod share;
 mod state;
 mod stats;
 mod threads;
@@ -118,6 +119,7 @@ pub use percent::Percent;
 pub use place::{Boundary, CgroupKind, Delegation, Level};
 pub use pressure::{PressureKind, PressureResource, PressureTrigger, PressureWatch};
 pub use rdma::RdmaLimits;
+pub(crate) use share::{MemoryShare, Share};
 pub use state::{State, Watch};
 pub use stats::{
     CgroupEvents, CgroupLocalStats, CgroupTree, ControllerCount, CpuLocalStats, CpuStats, HugetlbEvents,

@@ -11,8 +11,9 @@ use super::hierarchy::no_mount;
 use super::limit::Limit;
 use super::limits::Limits;
 use super::setting::{Files, Setting};
-use super::stats::{MemoryEvents, Stats};
-use super::{Cgroup, Controller, DevicePolicy};
+use super::share::MemoryShare;
+use super::stats::{IoStats, MemoryEvents, Stats};
+use super::{Cgroup, Controller, CpuMax, DevicePolicy};
 use crate::error::{Error, Result};
 
 #[derive(Clone, Debug)]
@@ -125,6 +126,26 @@ impl StatsV1 {
 
     pub(super) fn memory_events(&self) -> Result<Option<MemoryEvents>> {
         Ok(None)
+    }
+
+    pub(super) fn memory_share(&self) -> Option<MemoryShare> {
+        None
+    }
+
+    pub(super) fn effective_cpus(&self) -> Option<String> {
+        None
+    }
+
+    pub(super) fn cpu_quota(&self) -> Option<CpuMax> {
+        None
+    }
+
+    pub(super) fn tasks(&self) -> Option<u64> {
+        None
+    }
+
+    pub(super) fn block_devices(&self) -> Option<Vec<IoStats>> {
+        None
     }
 }
 

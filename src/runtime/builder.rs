@@ -142,6 +142,7 @@ impl RuntimeBuilder {
             ranges: OnceLock::new(),
             held: HeldUsers::default(),
             notify: super::notify::Notify::new(self.notify_loop, self.responder),
+            views: super::views::Views::default(),
             open: Mutex::new(HashMap::new()),
             cpus: Mutex::new(()),
             #[cfg(feature = "vm")]

@@ -2,12 +2,14 @@
 //! Length: one conversation, read as a whole.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::process::Pid;
 
 use super::child::{Child, Readiness, wait_for};
+use super::guests::Guests;
 use super::interp::abi;
 use super::interp::window::{Copied, Window, execute_stage2, interpret};
 use super::plan::Plan;
@@ -77,6 +79,7 @@ pub(crate) fn launch(spec: &Spec<'_>) -> Result<Started> {
         network: None,
         terminals: Vec::new(),
         failure: None,
+        heir: None,
         lent,
     })
 }
@@ -137,6 +140,8 @@ pub(crate) struct Started {
     terminals: Vec<OwnedFd>,
     /// What the child told of its failure.
     failure: Option<Error>,
+    /// Who reaps what cannot be killed now.
+    heir: Option<Arc<Guests>>,
     /// What the child ran on before it executed stage-2.
     lent: Option<Lent<Window>>,
 }
@@ -145,6 +150,12 @@ impl Started {
     /// The child; after [`wait_sibling`](Self::wait_sibling) the sibling.
     pub(crate) fn child(&self) -> Result<&Child> {
         self.child.as_ref().ok_or_else(|| Error::new(ErrorKind::Died, "look up the child"))
+    }
+
+    /// Has `guests` reap the child where it cannot be killed when this is given up: inside a container it may wait for a file
+    /// system of the container's own, and hold up the end of the pid namespace.
+    pub(crate) fn leave_to(&mut self, guests: &Arc<Guests>) {
+        self.heir = Some(Arc::clone(guests));
     }
 
     /// Sends the plan, with its descriptors, and with the signals that the program would inherit as ignored.
@@ -400,6 +411,12 @@ impl Drop for Started {
             while let Ok(Next::Message) = self.next(&Plan::new(0)) {}
             if known || self.joiner.is_none() {
                 break;
+            }
+        }
+        if let (false, Some(heir)) = (ended, &self.heir) {
+            for child in self.child.take().into_iter().chain(self.joiner.take()) {
+                // Without a descriptor for the watch nobody is left to do it.
+                let _ = heir.add(&Arc::new(child));
             }
         }
         // A child that would not die keeps its stack.
