@@ -102,13 +102,16 @@ fn used(vm: &Vm, about: Duration) -> (Duration, Duration) {
     (usage() - before, begin.elapsed())
 }
 
-/// At most so many per cent were used: with two periods more, which the ends of the time can have cut.
+/// The limit keeps the machine from running, and it uses no more than so many per cent and a quarter of it: beside what a
+/// kernel that is kept from its timers, as the lane's is, has to pay back at the end of the time.
 fn assert_at_most(vm: &Vm, percent: u32, why: &str) {
+    let throttled = || vm.stats().unwrap().cpu.unwrap().throttled_periods.unwrap();
+    let before = throttled();
     let (used, time) = used(vm, Duration::from_secs(3));
-    let most =
-        time * percent / 100 + 2 * Duration::from_millis(100) * percent / 100 + Duration::from_millis(50);
+    let most = time * percent * 5 / 400 + Duration::from_millis(250);
     eprintln!("{why}: {used:?} of CPU time in {time:?}");
     assert!(used <= most, "{why}: {used:?} in {time:?} is more than {most:?}");
+    support::until(PATIENCE, "the quota is used up once more", || throttled() > before);
 }
 
 #[test]
@@ -141,8 +144,6 @@ fn cpu_time_is_limited_and_the_limit_changes_while_it_runs() {
     assert!(matches!(&*read(&cpu, &["cpu.max", "cpu.cfs_quota_us"]), "20000 100000" | "20000"));
     assert!(matches!(&*read(&cpu, &["cpu.weight", "cpu.shares"]), "50" | "512"));
     assert_at_most(&vm, 20, "with 20 %");
-    let stats = vm.stats().unwrap().cpu.unwrap();
-    assert!(stats.throttled_periods.unwrap() > 0, "{stats:?}");
 
     vm.update(Limits::new().cpu_max(of_cpu(10))).unwrap();
     assert!(matches!(&*read(&cpu, &["cpu.max", "cpu.cfs_quota_us"]), "10000 100000" | "10000"));

@@ -278,6 +278,10 @@ mod tests {
         assert!(shared.report().is_none());
         rig.poll().unwrap();
         assert!(rig.used(STATS).is_empty());
+        // A ring for nothing interrupts nobody.
+        rig.ring_for(STATS).unwrap();
+        rig.ring_for(INFLATE).unwrap();
+        assert!(!rig.interrupted());
         let number = |tag: u16, value: u64| [&tag.to_le_bytes()[..], &value.to_le_bytes()[..]].concat();
         let report = [number(4, 1 << 20), number(5, 3 << 20), number(4, 2 << 20), vec![1, 2, 3]].concat();
         rig.put(FREE, &report);

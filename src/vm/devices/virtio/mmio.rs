@@ -270,6 +270,7 @@ impl Transport {
             watcher,
             budget: BUDGET,
             cut_short: None,
+            used: 0,
         };
         if what(&mut **device, &mut work).is_ok() {
             return work.cut_short;
