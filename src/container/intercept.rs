@@ -11,7 +11,7 @@ use super::config::ContainerConfig;
 use super::handle::Container;
 use super::programs::Starter;
 use crate::caps::{CapSet, Capability};
-use crate::cgroup::Cgroup;
+use crate::cgroup::{Cgroup, Share};
 use crate::error::{Error, ErrorKind, Result};
 use crate::idmap::{IdKind, IdMap};
 use crate::seccomp::intercept::{Interceptor, Programs, Subject};
@@ -78,7 +78,7 @@ impl Container {
             id_map,
             user_namespace,
             devices: config.devices().cloned(),
-            cgroup: watched.cgroup.map(Cgroup::try_clone).transpose()?,
+            share: watched.cgroup.map(Share::of).transpose()?,
             filters: own_filters()?.saturating_add(1),
             started: seconds_of_boot(watched.started_at),
         };

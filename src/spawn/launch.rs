@@ -523,6 +523,9 @@ fn clone_error(errno: Errno, args: &CloneArgs<'_>) -> Error {
         Errno::BUSY if args.cgroup.is_some() => {
             e.hint("the instance's cgroup has controllers enabled for children of its own")
         }
+        Errno::OPNOTSUPP if args.cgroup.is_some() => e
+            .detail("the cgroup above the instance's is for threads, those of virtual machines perhaps (see its cgroup.type)")
+            .hint("have containers elsewhere: Placement::OwnWithLeaf, or Placement::Below another cgroup"),
         Errno::AGAIN => e.hint("a pids limit or RLIMIT_NPROC is reached"),
         Errno::NOSYS => e.hint("a seccomp filter around this process hides clone3(2)"),
         _ => e,

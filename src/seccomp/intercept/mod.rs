@@ -24,7 +24,7 @@ pub use config::{Interception, MountInterception, Nodes};
 pub(crate) use fuse::{Programs, Wanted};
 
 use super::notify::{Call, Caller, Responder, Response};
-use crate::cgroup::{Cgroup, DevicePolicy};
+use crate::cgroup::{DevicePolicy, Share};
 use crate::idmap::IdMap;
 
 /// The container whose calls these are.
@@ -35,8 +35,8 @@ pub(crate) struct Subject {
     /// Device and inode of that.
     pub(crate) user_namespace: (u64, u64),
     pub(crate) devices: Option<DevicePolicy>,
-    /// Where its limits are.
-    pub(crate) cgroup: Option<Cgroup>,
+    /// Its part of the machine.
+    pub(crate) share: Option<Share>,
     /// How many seccomp filters a process of it is under that has put no further ones on itself.
     pub(crate) filters: u32,
     /// When it was started, on `CLOCK_BOOTTIME`, in seconds.
