@@ -10,7 +10,7 @@ use stockade::process::User;
 use stockade::vm::{ExitReason, Guest, GuestInit, PackImage, RootMode, VmBuilder};
 use stockade::{ErrorKind, ExitStatus, Rootfs, Signal, Vm, VmConfig};
 
-use super::{Kernel, LINE, PATIENCE, Rig, ended, rig};
+use super::{Kernel, LINE, PATIENCE, Rig, ended, in_rig};
 
 /// Of a guest.
 const MEMORY: u64 = 256 << 20;
@@ -31,7 +31,7 @@ fn config(kernel: &Kernel, name: &str, guest: Guest) -> VmBuilder {
 }
 
 fn start(rig: &Rig, config: VmBuilder) -> Arc<Vm> {
-    let vm = rig.runtime.create(config.build().unwrap()).unwrap();
+    let vm = rig.create(config);
     vm.start().unwrap();
     vm
 }
@@ -75,40 +75,44 @@ fn resident(guest: u64) -> (u64, u64) {
 
 #[test]
 fn commands_memory_and_consoles_in_guests_with_roots_on_disks() {
-    let rig = require_rig!();
-    let image = busybox(&rig);
-    for kernel in &rig.kernels {
-        let (before, _) = resident(MEMORY);
-        let begin = Instant::now();
-        let config = config(kernel, "exec", Guest::new(&kernel.modules).root(&image, RootMode::Overlay));
-        let vm = start(&rig, config.balloon().virtio_console());
-        up(&vm);
-        let to_agent = begin.elapsed();
-        let (all, guest) = resident(MEMORY);
-        let overhead = (all - guest).saturating_sub(before);
+    in_rig(|rig| {
+        let image = busybox(rig);
+        for kernel in &rig.kernels {
+            let (before, _) = resident(MEMORY);
+            let begin = Instant::now();
+            let config = config(kernel, "exec", Guest::new(&kernel.modules).root(&image, RootMode::Overlay));
+            let vm = start(rig, config.balloon().virtio_console());
+            up(&vm);
+            let to_agent = begin.elapsed();
+            let (all, guest) = resident(MEMORY);
+            let overhead = (all - guest).saturating_sub(before);
 
-        let (status, release) = run(&vm, &["uname", "-r"]);
-        assert_eq!((status, release.trim()), (ExitStatus::Exited(0), kernel.release.as_str()));
-        streams_come_back_whole(&vm);
-        users_signals_and_programs_that_are_none(&vm);
-        let round_trip = many_one_by_one_and_at_once(&vm);
-        assert_eq!(run(&vm, &["sh", "-c", "dd if=/dev/hwrng bs=16 count=4 2>/dev/null | wc -c"]).1, "64\n");
-        run(&vm, &["sh", "-c", "echo from hvc0 > /dev/hvc0"]);
-        super::says(&vm, "from hvc0");
-        assert_eq!(vm.console_input(b"typed\n").unwrap(), 6);
-        assert_eq!(run(&vm, &["head", "-n", "1", "/dev/hvc0"]).1, "typed\n");
-        state_clock_and_file_systems(&vm);
-        let balloon = memory_comes_back(&vm);
-        let counts = vm.exit_counts();
-        vm.shutdown_with(ShutdownOptions::new().deadline(PATIENCE)).unwrap();
-        assert_eq!(vm.exit_reason(), Some(ExitReason::Poweroff(0)));
-        println!(
-            "{}: {} ms to the agent, {round_trip} for exec, {counts:?}; guest {guest} KiB after boot, {balloon}; overhead \
-             {overhead} KiB",
-            kernel.release,
-            to_agent.as_millis(),
-        );
-    }
+            let (status, release) = run(&vm, &["uname", "-r"]);
+            assert_eq!((status, release.trim()), (ExitStatus::Exited(0), kernel.release.as_str()));
+            streams_come_back_whole(&vm);
+            users_signals_and_programs_that_are_none(&vm);
+            let round_trip = many_one_by_one_and_at_once(&vm);
+            assert_eq!(
+                run(&vm, &["sh", "-c", "dd if=/dev/hwrng bs=16 count=4 2>/dev/null | wc -c"]).1,
+                "64\n"
+            );
+            run(&vm, &["sh", "-c", "echo from hvc0 > /dev/hvc0"]);
+            super::says(&vm, "from hvc0");
+            assert_eq!(vm.console_input(b"typed\n").unwrap(), 6);
+            assert_eq!(run(&vm, &["head", "-n", "1", "/dev/hvc0"]).1, "typed\n");
+            state_clock_and_file_systems(&vm);
+            let balloon = memory_comes_back(&vm);
+            let counts = vm.exit_counts();
+            vm.shutdown_with(ShutdownOptions::new().deadline(PATIENCE)).unwrap();
+            assert_eq!(vm.exit_reason(), Some(ExitReason::Poweroff(0)));
+            println!(
+                "{}: {} ms to the agent, {round_trip} for exec, {counts:?}; guest {guest} KiB after boot, {balloon}; overhead \
+                 {overhead} KiB",
+                kernel.release,
+                to_agent.as_millis(),
+            );
+        }
+    });
 }
 
 fn streams_come_back_whole(vm: &Vm) {
@@ -208,105 +212,113 @@ fn memory_comes_back(vm: &Vm) -> String {
 
 #[test]
 fn a_command_is_the_guest_and_its_writes_stay() {
-    let rig = require_rig!();
-    let image = busybox(&rig);
-    let [_, kernel] = &rig.kernels;
-    let disk = rig.dir.path().join("own.ext4");
-    std::fs::copy(&image, &disk).unwrap();
-    let guest = |script: &str| {
-        Guest::new(&kernel.modules)
-            .root(&disk, RootMode::ReadWrite)
-            .env("ADDED", "yes")
-            .init(GuestInit::Command(["sh", "-c", script].map(Into::into).into()))
-    };
-    let vm = boot(&rig, kernel, "command", guest("echo $ADDED > /kept; echo SAID $(id -u); exit 9"));
-    assert_eq!(ended(&vm), ExitReason::Poweroff(9), "{}", vm.console_log().text());
-    assert!(vm.console_log().text().contains("SAID 0"), "{}", vm.console_log().text());
-    vm.delete().unwrap();
-    let vm = boot(&rig, kernel, "again", guest("cat /kept; kill -9 $$"));
-    assert_eq!(ended(&vm), ExitReason::Poweroff(137), "{}", vm.console_log().text());
-    assert!(vm.console_log().text().contains("yes"), "{}", vm.console_log().text());
-    vm.delete().unwrap();
+    in_rig(|rig| {
+        let image = busybox(rig);
+        let [_, kernel] = &rig.kernels;
+        let disk = rig.dir.path().join("own.ext4");
+        std::fs::copy(&image, &disk).unwrap();
+        let guest = |script: &str| {
+            Guest::new(&kernel.modules)
+                .root(&disk, RootMode::ReadWrite)
+                .env("ADDED", "yes")
+                .init(GuestInit::Command(["sh", "-c", script].map(Into::into).into()))
+        };
+        let vm = boot(rig, kernel, "command", guest("echo $ADDED > /kept; echo SAID $(id -u); exit 9"));
+        assert_eq!(ended(&vm), ExitReason::Poweroff(9), "{}", vm.console_log().text());
+        assert!(vm.console_log().text().contains("SAID 0"), "{}", vm.console_log().text());
+        vm.delete().unwrap();
+        let vm = boot(rig, kernel, "again", guest("cat /kept; kill -9 $$"));
+        assert_eq!(ended(&vm), ExitReason::Poweroff(137), "{}", vm.console_log().text());
+        assert!(vm.console_log().text().contains("yes"), "{}", vm.console_log().text());
+        vm.delete().unwrap();
+    });
 }
 
 #[test]
 fn commands_whose_machine_rests_or_ends_and_streams_of_the_callers() {
-    let rig = require_rig!();
-    let image = busybox(&rig);
-    let kernel = &rig.kernels[0];
-    let vm = boot(&rig, kernel, "rests", Guest::new(&kernel.modules).root(&image, RootMode::ReadOnly));
-    up(&vm);
-    vm.freeze_with(FreezeOptions::new().deadline(PATIENCE)).unwrap();
-    let e = vm.exec(ExecOptions::new(["true"]).deadline(Duration::from_millis(200))).unwrap_err();
-    assert!(e.kind() == ErrorKind::Timeout && e.to_string().contains("thaw"), "{e}");
-    vm.unfreeze().unwrap();
-    assert_eq!(run(&vm, &["true"]).0, ExitStatus::Exited(0));
-    // The root cannot be written to.
-    assert_eq!(run(&vm, &["touch", "/x"]).0, ExitStatus::Exited(1));
-    // Files of the caller's.
-    let at = |name: &str| rig.dir.path().join(name);
-    std::fs::write(at("in"), "x".repeat(300_000)).unwrap();
-    let options = ExecOptions::new(["sh", "-c", "wc -c; cat /nothing"]).deadline(PATIENCE);
-    let options = options.stdin(std::fs::File::open(at("in")).unwrap());
-    let options = options.stdout(std::fs::File::create(at("out")).unwrap());
-    let ended = vm.exec(options.stderr(std::fs::File::create(at("err")).unwrap())).unwrap().wait().unwrap();
-    assert_eq!(ended, ExitStatus::Exited(1));
-    let read = |name: &str| std::fs::read_to_string(at(name)).unwrap();
-    support::until(PATIENCE, "all was copied", || !read("out").is_empty() && read("err").contains("nothing"));
-    assert_eq!(read("out").trim(), "300000");
-    // A host that hangs up ends who writes; one that lets go of a command ends nothing.
-    let mut yes = vm.exec(ExecOptions::new(["yes"]).stdout(Stdio::Piped).deadline(PATIENCE)).unwrap();
-    drop(yes.take_stdout());
-    let status = yes.wait_timeout(PATIENCE).unwrap();
-    assert!(
-        matches!(status, Some(ExitStatus::Signaled { signal: 13, .. } | ExitStatus::Exited(1))),
-        "{status:?}"
-    );
-    drop(vm.exec(ExecOptions::new(["sh", "-c", "sleep 1; touch /tmp/later"]).deadline(PATIENCE)).unwrap());
-    support::until(PATIENCE, "it went on", || {
-        run(&vm, &["test", "-e", "/tmp/later"]).0 == ExitStatus::Exited(0)
+    in_rig(|rig| {
+        let image = busybox(rig);
+        let kernel = &rig.kernels[0];
+        let vm = boot(rig, kernel, "rests", Guest::new(&kernel.modules).root(&image, RootMode::ReadOnly));
+        up(&vm);
+        vm.freeze_with(FreezeOptions::new().deadline(PATIENCE)).unwrap();
+        let e = vm.exec(ExecOptions::new(["true"]).deadline(Duration::from_millis(200))).unwrap_err();
+        assert!(e.kind() == ErrorKind::Timeout && e.to_string().contains("thaw"), "{e}");
+        vm.unfreeze().unwrap();
+        assert_eq!(run(&vm, &["true"]).0, ExitStatus::Exited(0));
+        // The root cannot be written to.
+        assert_eq!(run(&vm, &["touch", "/x"]).0, ExitStatus::Exited(1));
+        // Files of the caller's.
+        let at = |name: &str| rig.dir.path().join(name);
+        std::fs::write(at("in"), "x".repeat(300_000)).unwrap();
+        let options = ExecOptions::new(["sh", "-c", "wc -c; cat /nothing"]).deadline(PATIENCE);
+        let options = options.stdin(std::fs::File::open(at("in")).unwrap());
+        let options = options.stdout(std::fs::File::create(at("out")).unwrap());
+        let ended =
+            vm.exec(options.stderr(std::fs::File::create(at("err")).unwrap())).unwrap().wait().unwrap();
+        assert_eq!(ended, ExitStatus::Exited(1));
+        let read = |name: &str| std::fs::read_to_string(at(name)).unwrap();
+        support::until(PATIENCE, "all was copied", || {
+            !read("out").is_empty() && read("err").contains("nothing")
+        });
+        assert_eq!(read("out").trim(), "300000");
+        // A host that hangs up ends who writes; one that lets go of a command ends nothing.
+        let mut yes = vm.exec(ExecOptions::new(["yes"]).stdout(Stdio::Piped).deadline(PATIENCE)).unwrap();
+        drop(yes.take_stdout());
+        let status = yes.wait_timeout(PATIENCE).unwrap();
+        assert!(
+            matches!(status, Some(ExitStatus::Signaled { signal: 13, .. } | ExitStatus::Exited(1))),
+            "{status:?}"
+        );
+        drop(
+            vm.exec(ExecOptions::new(["sh", "-c", "sleep 1; touch /tmp/later"]).deadline(PATIENCE)).unwrap(),
+        );
+        support::until(PATIENCE, "it went on", || {
+            run(&vm, &["test", "-e", "/tmp/later"]).0 == ExitStatus::Exited(0)
+        });
+        // Connections that are not the agent's business, and one with another token.
+        let mut stranger = vm.vsock_connect(1000, patient()).unwrap();
+        stranger.write_all(&[5, 0, 0, 0, 1, 2, 3, 4, 5]).unwrap();
+        assert_eq!(stranger.read(&mut [0]).unwrap(), 0);
+        assert_eq!(vm.vsock_connect(77, patient()).unwrap_err().kind(), ErrorKind::NotFound);
+        let sleeps = vm.exec(ExecOptions::new(["sleep", "1000"]).deadline(PATIENCE)).unwrap();
+        vm.stop().unwrap();
+        assert_eq!(sleeps.wait().unwrap(), ExitStatus::Unknown);
+        assert_eq!(vm.exec(ExecOptions::new(["true"])).unwrap_err().kind(), ErrorKind::NotFound);
     });
-    // Connections that are not the agent's business, and one with another token.
-    let mut stranger = vm.vsock_connect(1000, patient()).unwrap();
-    stranger.write_all(&[5, 0, 0, 0, 1, 2, 3, 4, 5]).unwrap();
-    assert_eq!(stranger.read(&mut [0]).unwrap(), 0);
-    assert_eq!(vm.vsock_connect(77, patient()).unwrap_err().kind(), ErrorKind::NotFound);
-    let sleeps = vm.exec(ExecOptions::new(["sleep", "1000"]).deadline(PATIENCE)).unwrap();
-    vm.stop().unwrap();
-    assert_eq!(sleeps.wait().unwrap(), ExitStatus::Unknown);
-    assert_eq!(vm.exec(ExecOptions::new(["true"])).unwrap_err().kind(), ErrorKind::NotFound);
 }
 
 #[test]
 fn debian_boots_from_a_disk_with_its_own_init() {
-    let rig = require_rig!();
-    let root = match support::fixture("debian") {
-        Ok(root) => root,
-        Err(why) => return support::skip(why),
-    };
-    let image = PackImage::new(Rootfs::dir(root)).run(rig.dir.path().join("images")).unwrap();
-    let kernel = &rig.kernels[0];
-    let guest = Guest::new(&kernel.modules)
-        .root(&image, RootMode::Overlay)
-        .init(GuestInit::Image(vec!["/sbin/init".into()]));
-    let begin = Instant::now();
-    // Without udev it would wait 90 s for the terminal's device to be announced.
-    let line = format!("{LINE} systemd.mask=serial-getty@ttyS0.service");
-    let vm = start(&rig, config(kernel, "debian", guest).command_line(line));
-    up(&vm);
-    let end = Instant::now() + 4 * PATIENCE;
-    let state = loop {
-        let (_, state) = run(&vm, &["systemctl", "is-system-running"]);
-        if matches!(state.trim(), "running" | "degraded") {
-            break state;
-        }
-        assert!(Instant::now() < end, "{state}; the console:\n{}", vm.console_log().text());
-        std::thread::sleep(Duration::from_millis(500));
-    };
-    println!("Debian: {} after {} s", state.trim(), begin.elapsed().as_secs());
-    let (_, failed) = run(&vm, &["systemctl", "--failed", "--plain", "--no-legend"]);
-    assert_eq!(state.trim(), "running", "{failed}");
-    let as_instance: Arc<dyn Instance> = vm.clone();
-    as_instance.shutdown_with(ShutdownOptions::new().deadline(2 * PATIENCE)).unwrap();
-    assert_eq!(vm.exit_reason(), Some(ExitReason::Poweroff(0)));
+    in_rig(|rig| {
+        let root = match support::fixture("debian") {
+            Ok(root) => root,
+            Err(why) => return support::skip(why),
+        };
+        let image = PackImage::new(Rootfs::dir(root)).run(rig.dir.path().join("images")).unwrap();
+        let kernel = &rig.kernels[0];
+        let guest = Guest::new(&kernel.modules)
+            .root(&image, RootMode::Overlay)
+            .init(GuestInit::Image(vec!["/sbin/init".into()]));
+        let begin = Instant::now();
+        // Without udev it would wait 90 s for the terminal's device to be announced.
+        let line = format!("{LINE} systemd.mask=serial-getty@ttyS0.service");
+        let vm = start(rig, config(kernel, "debian", guest).command_line(line));
+        up(&vm);
+        let end = Instant::now() + 4 * PATIENCE;
+        let state = loop {
+            let (_, state) = run(&vm, &["systemctl", "is-system-running"]);
+            if matches!(state.trim(), "running" | "degraded") {
+                break state;
+            }
+            assert!(Instant::now() < end, "{state}; the console:\n{}", vm.console_log().text());
+            std::thread::sleep(Duration::from_millis(500));
+        };
+        println!("Debian: {} after {} s", state.trim(), begin.elapsed().as_secs());
+        let (_, failed) = run(&vm, &["systemctl", "--failed", "--plain", "--no-legend"]);
+        assert_eq!(state.trim(), "running", "{failed}");
+        let as_instance: Arc<dyn Instance> = vm.clone();
+        as_instance.shutdown_with(ShutdownOptions::new().deadline(2 * PATIENCE)).unwrap();
+        assert_eq!(vm.exit_reason(), Some(ExitReason::Poweroff(0)));
+    });
 }

@@ -4,25 +4,19 @@
 
 #![allow(clippy::print_stdout)]
 
-macro_rules! require_rig {
-    () => {
-        match rig() {
-            Ok(rig) => rig,
-            Err(why) => return support::skip(why),
-        }
-    };
-}
-
 mod agent;
+mod broken;
 mod initramfs;
 
+use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use initramfs::Kernel;
 use stockade::instance::{FreezeOptions, ShutdownOptions, Status, WaitOptions};
-use stockade::vm::ExitReason;
+use stockade::vm::{ExitReason, VmBuilder};
 use stockade::{Runtime, Vm, VmConfig};
 
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -43,6 +37,8 @@ struct Rig {
     /// The newest first.
     kernels: [Kernel; 2],
     busybox: PathBuf,
+    /// All that were made in it.
+    machines: RefCell<Vec<Arc<Vm>>>,
     /// Last: guests that share the emulated processor would only make each other slow.
     _serial: support::Serial,
 }
@@ -59,7 +55,14 @@ fn rig() -> Result<Rig, String> {
     let dir = tempfile::tempdir_in("/run").map_err(|e| e.to_string())?;
     let at = |name| dir.path().join(name);
     let runtime = Runtime::builder().state_dir(at("state")).run_dir(at("run")).open();
-    Ok(Rig { runtime: runtime.map_err(|e| e.to_string())?, dir, kernels, busybox, _serial: serial })
+    Ok(Rig {
+        runtime: runtime.map_err(|e| e.to_string())?,
+        dir,
+        kernels,
+        busybox,
+        machines: RefCell::default(),
+        _serial: serial,
+    })
 }
 
 /// How a boot went, up to the first word of its init.
@@ -68,7 +71,38 @@ struct Boot {
     to_init: Duration,
 }
 
+/// Runs a test. Once more, and that is said, where the emulated processor was broken in it.
+fn in_rig(test: impl Fn(&Rig)) {
+    let once = || {
+        let rig = rig()?;
+        let ended = catch_unwind(AssertUnwindSafe(|| test(&rig)));
+        Ok::<_, String>((
+            ended,
+            rig.machines.borrow().iter().find_map(|vm| broken::processor(&vm.console_log().text())),
+        ))
+    };
+    match once() {
+        Err(why) => support::skip(why),
+        Ok((Ok(()), _)) => {}
+        Ok((Err(panic), None)) => resume_unwind(panic),
+        Ok((Err(_), Some(line))) => {
+            broken::say(&line);
+            match once() {
+                Err(why) => panic!("{why}, the second time"),
+                Ok((Err(panic), _)) => resume_unwind(panic),
+                Ok((Ok(()), _)) => {}
+            }
+        }
+    }
+}
+
 impl Rig {
+    fn create(&self, config: VmBuilder) -> Arc<Vm> {
+        let vm = self.runtime.create(config.build().unwrap()).unwrap();
+        self.machines.borrow_mut().push(Arc::clone(&vm));
+        vm
+    }
+
     fn start(&self, kernel: &Kernel, image: &PathBuf, what: &str, vcpus: u8) -> Boot {
         let initramfs = self.dir.path().join(format!("initramfs-{}", kernel.release));
         if !initramfs.is_file() {
@@ -81,7 +115,7 @@ impl Rig {
             .vcpus(vcpus)
             .memory(192 << 20)
             .ephemeral();
-        let vm = self.runtime.create(config.build().unwrap()).unwrap();
+        let vm = self.create(config);
         let begin = Instant::now();
         vm.start().unwrap();
         says(&vm, "INIT ");
@@ -116,102 +150,116 @@ fn finish(vm: &Vm) {
 
 #[test]
 fn every_kernel_boots_with_one_and_two_processors_and_switches_off() {
-    let rig = require_rig!();
-    for kernel in &rig.kernels {
-        for vcpus in [1, 2] {
-            let Boot { vm, to_init } = rig.start(kernel, &kernel.vmlinux, "off", vcpus);
-            assert_eq!(ended(&vm), ExitReason::Poweroff(5));
-            let (counts, text) = (vm.exit_counts(), vm.console_log().text());
-            let line = text.lines().find(|l| l.starts_with("INIT ")).unwrap().trim_end().to_owned();
-            println!(
-                "{} vcpus={vcpus}: {} ms to init, {counts:?}, {line}",
-                kernel.release,
-                to_init.as_millis()
-            );
-            assert!(line.contains(&format!("cpus={vcpus} ")) && line.contains("clock=kvm-clock"), "{text}");
-            assert!(counts.total() <= EXITS, "{counts:?}\n{text}");
-            finish(&vm);
+    in_rig(|rig| {
+        for kernel in &rig.kernels {
+            for vcpus in [1, 2] {
+                let Boot { vm, to_init } = rig.start(kernel, &kernel.vmlinux, "off", vcpus);
+                assert_eq!(ended(&vm), ExitReason::Poweroff(5));
+                let (counts, text) = (vm.exit_counts(), vm.console_log().text());
+                let line = text.lines().find(|l| l.starts_with("INIT ")).unwrap().trim_end().to_owned();
+                println!(
+                    "{} vcpus={vcpus}: {} ms to init, {counts:?}, {line}",
+                    kernel.release,
+                    to_init.as_millis()
+                );
+                assert!(
+                    line.contains(&format!("cpus={vcpus} ")) && line.contains("clock=kvm-clock"),
+                    "{text}"
+                );
+                assert!(counts.total() <= EXITS, "{counts:?}\n{text}");
+                finish(&vm);
+            }
         }
-    }
+    });
 }
 
 #[test]
 fn a_bzimage_boots_too() {
-    let rig = require_rig!();
-    let kernel = &rig.kernels[0];
-    let Boot { vm, to_init } = rig.start(kernel, &kernel.bzimage, "off", 1);
-    assert_eq!(ended(&vm), ExitReason::Poweroff(5));
-    println!("{} bzImage: {} ms to init, {:?}", kernel.release, to_init.as_millis(), vm.exit_counts());
-    finish(&vm);
+    in_rig(|rig| {
+        let kernel = &rig.kernels[0];
+        let Boot { vm, to_init } = rig.start(kernel, &kernel.bzimage, "off", 1);
+        assert_eq!(ended(&vm), ExitReason::Poweroff(5));
+        println!("{} bzImage: {} ms to init, {:?}", kernel.release, to_init.as_millis(), vm.exit_counts());
+        finish(&vm);
+    });
 }
 
 #[test]
 fn the_pvh_entry_boots_too() {
-    let rig = require_rig!();
-    let kernel = &rig.kernels[0];
-    let initramfs = rig.dir.path().join("initramfs");
-    std::fs::write(&initramfs, initramfs::pack(kernel, &rig.busybox, MODULES)).unwrap();
-    let config = VmConfig::builder("pvh")
-        .kernel(&kernel.vmlinux)
-        .initramfs(&initramfs)
-        .boot_protocol(stockade::vm::BootProtocol::Pvh)
-        .command_line(format!("{LINE} do=off"))
-        .memory(192 << 20);
-    let vm = rig.runtime.create(config.build().unwrap()).unwrap();
-    let begin = Instant::now();
-    vm.start().unwrap();
-    says(&vm, "INIT ");
-    println!("{} PVH: {} ms to init, {:?}", kernel.release, begin.elapsed().as_millis(), vm.exit_counts());
-    assert_eq!(ended(&vm), ExitReason::Poweroff(5));
-    finish(&vm);
+    in_rig(|rig| {
+        let kernel = &rig.kernels[0];
+        let initramfs = rig.dir.path().join("initramfs");
+        std::fs::write(&initramfs, initramfs::pack(kernel, &rig.busybox, MODULES)).unwrap();
+        let config = VmConfig::builder("pvh")
+            .kernel(&kernel.vmlinux)
+            .initramfs(&initramfs)
+            .boot_protocol(stockade::vm::BootProtocol::Pvh)
+            .command_line(format!("{LINE} do=off"))
+            .memory(192 << 20);
+        let vm = rig.create(config);
+        let begin = Instant::now();
+        vm.start().unwrap();
+        says(&vm, "INIT ");
+        println!(
+            "{} PVH: {} ms to init, {:?}",
+            kernel.release,
+            begin.elapsed().as_millis(),
+            vm.exit_counts()
+        );
+        assert_eq!(ended(&vm), ExitReason::Poweroff(5));
+        finish(&vm);
+    });
 }
 
 #[test]
 fn reboot_and_panic_are_told_apart() {
-    let rig = require_rig!();
-    let [new, old] = &rig.kernels;
-    let (reboot, panic) = (ExitReason::Reboot(0), ExitReason::Panic);
-    for (kernel, what, reason) in [
-        (new, "reboot", reboot.clone()),
-        (new, "panic", panic.clone()),
-        (old, "panic", panic),
-        // Without its driver, a panic is a restart, for which `panic=-1` asks.
-        (old, "bare", reboot),
-    ] {
-        let Boot { vm, .. } = rig.start(kernel, &kernel.vmlinux, what, 1);
-        assert_eq!(ended(&vm), reason, "{what}, {}\n{}", kernel.release, vm.console_log().text());
-        finish(&vm);
-    }
+    in_rig(|rig| {
+        let [new, old] = &rig.kernels;
+        let (reboot, panic) = (ExitReason::Reboot(0), ExitReason::Panic);
+        for (kernel, what, reason) in [
+            (new, "reboot", reboot.clone()),
+            (new, "panic", panic.clone()),
+            (old, "panic", panic),
+            // Without its driver, a panic is a restart, for which `panic=-1` asks.
+            (old, "bare", reboot),
+        ] {
+            let Boot { vm, .. } = rig.start(kernel, &kernel.vmlinux, what, 1);
+            assert_eq!(ended(&vm), reason, "{what}, {}\n{}", kernel.release, vm.console_log().text());
+            finish(&vm);
+        }
+    });
 }
 
 #[test]
 fn the_power_button_reaches_the_guest() {
-    let rig = require_rig!();
-    for kernel in &rig.kernels {
-        let Boot { vm, .. } = rig.start(kernel, &kernel.vmlinux, "button", 1);
-        says(&vm, "LISTENING");
-        let pressed = vm.shutdown_with(ShutdownOptions::new().deadline(PATIENCE));
-        assert!(pressed.is_ok(), "{pressed:?}\n{}", vm.console_log().text());
-        assert!(vm.console_log().text().contains("PRESSED"));
-        assert_eq!(vm.exit_reason(), Some(ExitReason::Poweroff(0)));
-        assert!(rig.runtime.get(&vm.id()).is_err(), "an ephemeral one goes with its end");
-    }
+    in_rig(|rig| {
+        for kernel in &rig.kernels {
+            let Boot { vm, .. } = rig.start(kernel, &kernel.vmlinux, "button", 1);
+            says(&vm, "LISTENING");
+            let pressed = vm.shutdown_with(ShutdownOptions::new().deadline(PATIENCE));
+            assert!(pressed.is_ok(), "{pressed:?}\n{}", vm.console_log().text());
+            assert!(vm.console_log().text().contains("PRESSED"));
+            assert_eq!(vm.exit_reason(), Some(ExitReason::Poweroff(0)));
+            assert!(rig.runtime.get(&vm.id()).is_err(), "an ephemeral one goes with its end");
+        }
+    });
 }
 
 #[test]
 fn a_frozen_guest_rests_and_goes_on_and_hears_what_is_typed() {
-    let rig = require_rig!();
-    let kernel = &rig.kernels[0];
-    let Boot { vm, .. } = rig.start(kernel, &kernel.vmlinux, "count", 2);
-    says(&vm, "COUNT 5");
-    vm.freeze_with(FreezeOptions::new().deadline(PATIENCE)).unwrap();
-    let at = vm.console_log().end();
-    std::thread::sleep(Duration::from_secs(1));
-    assert_eq!((vm.console_log().end(), vm.status()), (at, Status::Frozen));
-    vm.unfreeze().unwrap();
-    support::until(PATIENCE, "it counts on", || vm.console_log().end() > at + 100);
-    assert_eq!(vm.console_input(b"one two\nend\n").unwrap(), 12);
-    says(&vm, "ECHO one two");
-    assert_eq!(ended(&vm), ExitReason::Poweroff(0));
-    finish(&vm);
+    in_rig(|rig| {
+        let kernel = &rig.kernels[0];
+        let Boot { vm, .. } = rig.start(kernel, &kernel.vmlinux, "count", 2);
+        says(&vm, "COUNT 5");
+        vm.freeze_with(FreezeOptions::new().deadline(PATIENCE)).unwrap();
+        let at = vm.console_log().end();
+        std::thread::sleep(Duration::from_secs(1));
+        assert_eq!((vm.console_log().end(), vm.status()), (at, Status::Frozen));
+        vm.unfreeze().unwrap();
+        support::until(PATIENCE, "it counts on", || vm.console_log().end() > at + 100);
+        assert_eq!(vm.console_input(b"one two\nend\n").unwrap(), 12);
+        says(&vm, "ECHO one two");
+        assert_eq!(ended(&vm), ExitReason::Poweroff(0));
+        finish(&vm);
+    });
 }

@@ -62,6 +62,8 @@ pub struct Place {
     pub skips: Skips,
     /// Each test that reported success, whether it was skipped or not; empty where nobody read the names.
     pub ok: BTreeSet<Name>,
+    /// What tests that ran once more said of it.
+    pub again: Vec<String>,
 }
 
 impl Place {
@@ -77,6 +79,7 @@ impl Place {
         self.totals.ignored += other.totals.ignored;
         self.skips.0.extend(other.skips.0);
         self.ok.extend(other.ok);
+        self.again.extend(other.again);
     }
 
     fn ran(&self, test: &Name) -> bool {
@@ -122,6 +125,7 @@ impl Sums {
                 let so = if nowhere.contains(test) { "ran nowhere" } else { "ran in the other place" };
                 println!("skipped {at}: {} {}: {reason} ({so})", test.0, test.1);
             }
+            place.again.iter().for_each(|what| println!("{at}: {what}"));
         }
         let places: Vec<_> = places.iter().filter_map(|(at, place)| Some((at, place.as_ref()?))).collect();
         for (at, place) in &places {
@@ -142,7 +146,7 @@ mod tests {
         let words = |text: &str| text.split_whitespace().map(name).collect::<BTreeSet<_>>();
         let skips = Skips(words(skipped).into_iter().map(|test| (test, "why".to_owned())).collect());
         let ok = words(ok);
-        Place { totals: Totals { passed: ok.len(), ..Totals::default() }, skips, ok }
+        Place { totals: Totals { passed: ok.len(), ..Totals::default() }, skips, ok, again: Vec::new() }
     }
 
     #[test]
