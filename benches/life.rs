@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use stockade::caps::CapabilitySets;
-use stockade::container::{Container, ContainerBuilder, ContainerConfig, Network, Nic, SeccompConfig};
+use stockade::container::{
+    Container, ContainerBuilder, ContainerConfig, Network, Nic, ResourceViews, SeccompConfig,
+};
 use stockade::instance::ExecOptions;
 use stockade::namespaces::{Namespace, NamespaceKind};
 use stockade::{Rootfs, Runtime};
@@ -112,10 +114,11 @@ fn nics(c: &mut Criterion) {
 
 fn starts(c: &mut Criterion) {
     let Some(bench) = Bench::new() else { return };
-    let variants: [(&str, ContainerConfig); 6] = [
+    let variants: [(&str, ContainerConfig); 7] = [
         ("privileged", bench.config().privileged().without_loopback().build()),
         ("user_namespace", bench.config().without_loopback().build()),
         ("loopback", bench.config().build()),
+        ("resource_views", bench.config().resource_views(ResourceViews::ALL).build()),
         ("host_network", bench.config().network(Network::Host).build()),
         ("seccomp_system", bench.config().seccomp(SeccompConfig::Default).build()),
         (
@@ -140,6 +143,25 @@ fn starts(c: &mut Criterion) {
 }
 
 /// Starts from a host whose heap is resident in 4 KiB pages: the size must not matter.
+/// Reading a file of procfs: the machine's, and that of a container, which this process itself serves.
+fn views(c: &mut Criterion) {
+    let Some(bench) = Bench::new() else { return };
+    let config = bench.config().args(["/bin/sleep", "1000"]).resource_views(ResourceViews::ALL);
+    let up = bench.runtime.create(config.build().expect("valid")).expect("create");
+    up.start().expect("start");
+    let root = format!("/proc/{}/root", up.info().expect("info").pid.expect("it runs"));
+    let mut group = c.benchmark_group("read");
+    for file in ["/proc/meminfo", "/proc/stat", "/proc/uptime"] {
+        for (whose, path) in [("machine", file.to_owned()), ("container", format!("{root}{file}"))] {
+            group.bench_function(BenchmarkId::new(whose, file), |b| {
+                b.iter(|| std::fs::read(&path).expect("read"));
+            });
+        }
+    }
+    group.finish();
+    up.stop().expect("stop");
+}
+
 fn host_sizes(c: &mut Criterion) {
     let Some(bench) = Bench::new() else { return };
     let config = bench.config().without_loopback().build().expect("valid");
@@ -206,6 +228,6 @@ fn verbs(c: &mut Criterion) {
 criterion_group! {
     name = life;
     config = Criterion::default().sample_size(20).measurement_time(Duration::from_secs(3)).warm_up_time(Duration::from_millis(500));
-    targets = starts, nics, host_sizes, verbs
+    targets = starts, views, nics, host_sizes, verbs
 }
 criterion_main!(life);

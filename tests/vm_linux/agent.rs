@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use stockade::cgroup::{Limit, Limits};
 use stockade::instance::{ExecOptions, FreezeOptions, Instance, ShutdownOptions, Stdio, WaitOptions};
 use stockade::process::User;
 use stockade::vm::{ExitReason, Guest, GuestInit, PackImage, RootMode, VmBuilder};
@@ -196,6 +197,16 @@ fn memory_comes_back(vm: &Vm) -> String {
     assert!(left + (40 << 10) < touched, "{touched} KiB before, {left} KiB after");
     vm.set_balloon(0).unwrap();
     support::until(PATIENCE, "the guest has it again", || vm.balloon().unwrap() == 0);
+    // The same as a limit, and what the guest says of it.
+    vm.update(Limits::new().memory_max(160 << 20)).unwrap();
+    support::until(PATIENCE, "the guest keeps to its limit", || vm.balloon().unwrap() >= 90 << 20);
+    let said = || vm.vm_stats().unwrap().balloon.unwrap().guest;
+    // Linux counts what is in the balloon among all that it has, as it may take it back.
+    support::until(PATIENCE, "the guest reports less memory", || {
+        said().and_then(|g| Some(g.free? + (90 << 20) <= g.total?)) == Some(true)
+    });
+    println!("{:?}", said().unwrap());
+    vm.update(Limits::new().memory_max(Limit::Max)).unwrap();
     format!("{touched} KiB touched, {left} KiB after the balloon")
 }
 

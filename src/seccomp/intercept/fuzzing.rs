@@ -1,6 +1,6 @@
 //! The parts of calls that are taken apart here.
 
-use super::{acting, bpf, mknod, mount};
+use super::{acting, bpf, fuse, mknod, mount};
 use crate::idmap::IdMap;
 
 /// The names of the forms that these bytes are of.
@@ -26,6 +26,15 @@ pub(crate) fn take(bytes: &[u8], into: &mut Vec<&'static str>) {
     if let Some((parent, name)) = mknod::split(bytes) {
         assert!(!parent.is_empty() && !name.is_empty() && !name.contains(&b'/'));
         into.push("path");
+    }
+    if let Some(words) = fuse::words("program", bytes, bytes, fuse::options(u64::MAX, bytes)) {
+        assert!(words.len() == 5 && words[1..3].iter().all(|word| word[0] != b'-'));
+        into.push("words of a program");
+    }
+    if fuse::fuse_lines(bytes).inspect(|l| assert_eq!(l.iter().filter(|b| **b == b' ').count(), 4)).count()
+        > 0
+    {
+        into.push("mount of FUSE");
     }
     if acting::Found::parse(bytes).is_some() {
         into.push("found");

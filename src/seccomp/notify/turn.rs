@@ -7,8 +7,9 @@ use std::sync::Arc;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use super::call::{Call, Response};
+use super::call::{Call, Response, encode};
 use super::hands::Lazy;
+use super::unfinished::Later;
 use super::{Listener, Shared};
 use crate::sys::seccomp as sys;
 
@@ -27,6 +28,9 @@ impl Shared {
     /// Answers what waits at a listener. Does nothing where a call of the same container is in work: who does that looks
     /// at this listener afterwards.
     pub(super) fn turn(&self, token: u64, hands: &mut Lazy) {
+        if self.look_after(token) {
+            return;
+        }
         let mut state = self.state();
         let Some(listener) = state.listeners.get(&token).cloned() else { return };
         if let Some(waiting) = state.busy.get_mut(&listener.owner) {
@@ -34,12 +38,16 @@ impl Shared {
             return;
         }
         state.busy.insert(Arc::clone(&listener.owner), [token].into());
+        let unfinished = state.unfinished_of(&listener.owner);
         drop(state);
 
-        let (answered, gone) = listener.answer(hands);
+        let Answered { calls, gone, later } = listener.answer(hands, unfinished);
 
         let mut state = self.state();
-        state.answered += answered;
+        state.answered += calls;
+        if let Some((id, later)) = later {
+            self.keep(&mut state, &listener, id, later);
+        }
         if gone {
             self.forget(&mut state, token);
         }
@@ -54,32 +62,46 @@ impl Shared {
     }
 }
 
+/// What came of a turn.
+#[derive(Default)]
+struct Answered {
+    calls: u64,
+    /// Whether the listener has no use any more.
+    gone: bool,
+    /// The last call, where it is answered later.
+    later: Option<(u64, Later)>,
+}
+
 impl Listener {
-    /// Answers up to [`CALLS`] calls: how many it were, and whether the listener has no use any more.
-    fn answer(&self, hands: &mut Lazy) -> (u64, bool) {
-        let mut answered = 0;
+    /// Answers up to [`CALLS`] calls, or up to one that is answered later.
+    fn answer(&self, hands: &mut Lazy, unfinished: usize) -> Answered {
+        let mut done = Answered::default();
         for _ in 0..CALLS {
             match self.look() {
                 Look::Call => {}
-                Look::Nothing => return (answered, false),
-                Look::Gone => return (answered, true),
+                Look::Nothing => return done,
+                Look::Gone => return Answered { gone: true, ..done },
             }
             let call = match sys::receive(self.fd.as_fd()) {
                 Ok(call) => call,
                 // Killed in between.
                 Err(Errno::NOENT | Errno::INTR) => continue,
-                Err(_) => return (answered, true),
+                Err(_) => return Answered { gone: true, ..done },
             };
-            let mut call = Call { listener: self.fd.as_fd(), call, hands, answered: false };
+            let listener = self.fd.as_fd();
+            let mut call = Call { listener, call, hands, answered: false, unfinished, later: None };
             let response = catch_unwind(AssertUnwindSafe(|| self.responder.respond(&mut call)));
             // A caller that was killed gets no answer.
+            if let Some(later) = call.later.take() {
+                return Answered { later: Some((call.id(), later)), ..done };
+            }
             if !call.answered {
                 let response = response.unwrap_or(Response::Errno(libc::ENOSYS as u16));
-                let _ = sys::answer(self.fd.as_fd(), call.answer(response));
+                let _ = sys::answer(listener, encode(call.id(), response));
             }
-            answered += 1;
+            done.calls += 1;
         }
-        (answered, false)
+        done
     }
 
     fn look(&self) -> Look {

@@ -46,6 +46,7 @@ const TWO_CPUS: &[&str] = &[
     "cgroup_stats",
     "container_update",
     "cpu_balance",
+    "resource_views",
 ];
 /// Test programs that need `/dev/kvm`. One CPU: with more, the emulation gives guests interrupts twice (`vm::machine`).
 const KVM: &[&str] = &["vm_linux", "vm_tiny"];

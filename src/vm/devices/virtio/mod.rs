@@ -15,8 +15,8 @@ mod vsock;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-pub(in crate::vm) use balloon::{Balloon, BalloonDevice};
-pub(in crate::vm) use block::{Block, OpenDisk};
+pub(in crate::vm) use balloon::{Balloon, BalloonDevice, Report};
+pub(in crate::vm) use block::{Block, DiskCounters, OpenDisk};
 pub(in crate::vm) use console::{Console, Keys};
 pub(in crate::vm) use mmio::add;
 pub(in crate::vm) use rng::Rng;
@@ -105,6 +105,8 @@ pub(in crate::vm) struct Work<'a> {
     budget: u32,
     /// There may be more in a queue than the budget allowed.
     cut_short: Option<usize>,
+    /// Queues to which buffers were given back that the guest has not been told of: a bit for each.
+    used: u32,
 }
 
 impl<'a> Work<'a> {
@@ -138,7 +140,11 @@ impl<'a> Work<'a> {
     /// Gives buffers back, with the number of bytes that were written to them.
     pub(in crate::vm) fn push(&mut self, queue: usize, head: u16, written: u32) -> Result<(), QueueError> {
         match self.queues.get_mut(queue) {
-            Some(queue) => queue.add_used(self.memory, head, written),
+            Some(found) => {
+                found.add_used(self.memory, head, written)?;
+                self.used |= 1 << queue;
+                Ok(())
+            }
             None => Ok(()),
         }
     }
@@ -148,8 +154,13 @@ impl<'a> Work<'a> {
         self.interrupt.raise(Interrupt::CONFIG);
     }
 
-    /// Tells the guest that buffers of the queue were used, unless it does not want to know.
+    /// Tells the guest that buffers of the queue were used, if any were, and unless it does not want to know.
     pub(in crate::vm) fn notify(&mut self, queue: usize) -> Result<(), QueueError> {
+        let used = 1 << queue;
+        if self.used & used == 0 {
+            return Ok(());
+        }
+        self.used &= !used;
         if let Some(queue) = self.queues.get_mut(queue)
             && queue.needs_notification(self.memory)?
         {

@@ -102,6 +102,7 @@ impl Rig {
             watcher: Watcher::new(&self.epoll),
             budget: BUDGET,
             cut_short: None,
+            used: 0,
         };
         what(&mut *self.device, &mut work)?;
         Ok(work.cut_short)
