@@ -257,7 +257,8 @@ proptest! {
     ) {
         if let Ok(read) = LimitKeys::parse([(key, &*value)]) {
             prop_assert_eq!(LimitKeys::parse(read.to_map()).unwrap(), read.clone());
-            prop_assert!(read.limits_on(u64::MAX).check().is_ok() || read.memory == Some(Amount::Percent(100)), "{key}={value}");
+            // More than any machine has, and still a number of bytes that a cgroup takes.
+            prop_assert!(read.limits_on(1 << 62).check().is_ok(), "{key}={value}");
         }
     }
 }
