@@ -13,6 +13,7 @@ use rustix::mount::MountPropagationFlags;
 use super::child::{Child, Readiness, wait_for};
 use super::interp::abi::{self, act};
 use super::launch::{Spec, Strategy, launch};
+use super::place::Place;
 use super::{FsConfig, Plan};
 use crate::error::{Error, Result};
 use crate::op::Deadline;
@@ -30,6 +31,7 @@ pub(crate) struct Helper {
     child: Child,
     mounts: OwnedFd,
     permitted: u64,
+    place: Place,
 }
 
 impl Helper {
@@ -48,7 +50,10 @@ impl Helper {
         started.or_its_own(&plan, sent)?;
         let (sock, child) = started.wait_serving(&plan, Deadline::after(START))?;
         match look(child.id()) {
-            Ok((mounts, permitted)) => Ok(Self { sock: Some(sock), child, mounts, permitted }),
+            Ok((mounts, permitted)) => {
+                let place = Place::default();
+                Ok(Self { sock: Some(sock), child, mounts, permitted, place })
+            }
             Err(e) => {
                 drop(sock);
                 child.kill_and_reap();
@@ -109,6 +114,7 @@ fn plan() -> Plan {
 
 impl Hands for Helper {
     fn run(&mut self, batch: &Batch, fds: &[BorrowedFd<'_>], within: Duration) -> Result<Done, Errno> {
+        self.place.follow(self.child.id());
         let done = self.exchange(batch, fds, within).and_then(|done| {
             // One that is not back in its own place is of no use. What a step before did not make cannot be removed.
             let steps = batch.steps().iter().zip(&done.results);

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 
 use rustix::io::Errno;
 
-use super::caller::Caller;
+use super::caller::{Caller, Last};
 use super::hands::Lazy;
 use crate::error::{Error, ErrorKind, Result};
 use crate::seccomp::{Arch, Syscall, SyscallData};
@@ -22,6 +22,7 @@ pub struct Call<'a> {
     pub(super) listener: BorrowedFd<'a>,
     pub(super) call: Notification,
     pub(super) hands: &'a mut Lazy,
+    pub(super) last: &'a Last,
     pub(super) answered: bool,
 }
 
@@ -224,7 +225,7 @@ impl<'a> Call<'a> {
     }
 
     pub(crate) fn who(&self) -> Result<Caller, Errno> {
-        let caller = Caller::read(self.tid()?.cast_unsigned());
+        let caller = Caller::read_again(self.tid()?.cast_unsigned(), self.last);
         self.still(caller)?
     }
 

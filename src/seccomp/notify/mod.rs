@@ -14,7 +14,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, EventData, EventFlags};
-use rustix::event::{EventfdFlags, Timespec, eventfd};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 
 pub use call::{Call, Responder, Response};
@@ -27,8 +27,10 @@ use crate::error::{Error, Result};
 
 /// How long a call may take before another thread sees to those of other containers.
 const STUCK: Duration = Duration::from_millis(100);
+/// How long a thread waits for the next call of the listener that it has answered last, before it waits for all alike.
+const LINGER: Timespec = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
 /// How many helpers wait for the next thread, where the host has the loop.
-const SPARE_HANDS: usize = 2;
+const SPARE: usize = 2;
 /// How long a thread that answers a call may take to end once the supervisor is closed.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// What the descriptor that ends the threads is known by.
@@ -73,6 +75,12 @@ pub struct Supervisor {
     _last: Arc<CloseOnDrop>,
 }
 
+/// What a thread answers calls with.
+struct Means {
+    hands: hands::Lazy,
+    last: caller::Last,
+}
+
 /// Closes the supervisor with its last handle: its threads hold only what they work with.
 struct CloseOnDrop(Arc<Shared>);
 
@@ -112,7 +120,7 @@ struct Work {
     /// helpers for the next ones.
     queue: VecDeque<u64>,
     workers: BTreeMap<u64, Instant>,
-    hands: Vec<hands::Lazy>,
+    means: Vec<Means>,
 }
 
 #[derive(Clone)]
@@ -264,6 +272,15 @@ impl Shared {
         }
     }
 
+    /// Waits for calls, most of all for those of one listener. False when the time is over.
+    ///
+    /// The kernel wakes who waits at the listener itself on the caller's processor (Linux 6.6), but not who waits by way of
+    /// epoll.
+    fn linger(&self, listener: &OwnedFd) -> bool {
+        let mut fds = [PollFd::new(listener, PollFlags::IN), PollFd::new(&self.epoll, PollFlags::IN)];
+        !matches!(poll(&mut fds, Some(&LINGER)), Ok(0))
+    }
+
     /// Has the listener tell of its next call.
     fn rearm(&self, state: &State, token: u64) {
         if let Some(listener) = state.listeners.get(&token) {
@@ -306,8 +323,8 @@ impl Shared {
                 let _ = thread.join();
             }
         }
-        let hands = std::mem::take(&mut self.state().work.hands);
-        drop(hands);
+        let means = std::mem::take(&mut self.state().work.means);
+        drop(means);
     }
 }
 

@@ -1,6 +1,6 @@
 //! One turn of one container: some of its calls, answered by one thread.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -8,8 +8,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use super::call::{Call, Response};
-use super::hands::Lazy;
-use super::{Listener, Shared};
+use super::{Listener, Means, Shared};
 use crate::sys::seccomp as sys;
 
 /// How many calls of a container are answered before it is another's turn.
@@ -25,18 +24,18 @@ enum Look {
 
 impl Shared {
     /// Answers what waits at a listener. Does nothing where a call of the same container is in work: who does that looks
-    /// at this listener afterwards.
-    pub(super) fn turn(&self, token: u64, hands: &mut Lazy) {
+    /// at this listener afterwards. The listener, where more may come of it.
+    pub(super) fn turn(&self, token: u64, means: &mut Means) -> Option<Arc<OwnedFd>> {
         let mut state = self.state();
-        let Some(listener) = state.listeners.get(&token).cloned() else { return };
+        let listener = state.listeners.get(&token).cloned()?;
         if let Some(waiting) = state.busy.get_mut(&listener.owner) {
             waiting.insert(token);
-            return;
+            return None;
         }
         state.busy.insert(Arc::clone(&listener.owner), [token].into());
         drop(state);
 
-        let (answered, gone) = listener.answer(hands);
+        let (answered, gone) = listener.answer(means);
 
         let mut state = self.state();
         state.answered += answered;
@@ -44,6 +43,7 @@ impl Shared {
             self.forget(&mut state, token);
         }
         let owner = Arc::clone(&listener.owner);
+        let near = state.listeners.contains_key(&token).then(|| Arc::clone(&listener.fd));
         // The descriptor may be closed by this, and with it the calls that wait.
         drop(listener);
         for ready in state.busy.remove(&owner).unwrap_or_default() {
@@ -51,12 +51,13 @@ impl Shared {
         }
         drop(state);
         self.turn_ended.notify_all();
+        near
     }
 }
 
 impl Listener {
     /// Answers up to [`CALLS`] calls: how many it were, and whether the listener has no use any more.
-    fn answer(&self, hands: &mut Lazy) -> (u64, bool) {
+    fn answer(&self, means: &mut Means) -> (u64, bool) {
         let mut answered = 0;
         for _ in 0..CALLS {
             match self.look() {
@@ -70,7 +71,8 @@ impl Listener {
                 Err(Errno::NOENT | Errno::INTR) => continue,
                 Err(_) => return (answered, true),
             };
-            let mut call = Call { listener: self.fd.as_fd(), call, hands, answered: false };
+            let Means { hands, last } = means;
+            let mut call = Call { listener: self.fd.as_fd(), call, hands, last, answered: false };
             let response = catch_unwind(AssertUnwindSafe(|| self.responder.respond(&mut call)));
             // A caller that was killed gets no answer.
             if !call.answered {

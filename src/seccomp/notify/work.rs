@@ -1,10 +1,11 @@
 //! The threads that answer: one that waits, and one that takes its place when a call hangs.
 
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::hands::Lazy;
-use super::{CLOSING, SPARE_HANDS, STUCK, Shared, State, thread};
+use super::{CLOSING, Means, SPARE, STUCK, Shared, State, caller, thread};
 use crate::error::{Error, Result};
 
 /// How many threads answer at a time where the host has the loop and no call hangs.
@@ -26,10 +27,20 @@ impl Shared {
         Ok(())
     }
 
+    fn means(&self) -> Means {
+        Means { hands: Lazy::new(self.maker.clone()), last: caller::Last::default() }
+    }
+
     /// Waits for calls and answers them, until another thread has taken this one's place.
     fn lead(self: Arc<Self>, number: u64) {
-        let mut hands = Lazy::new(self.maker.clone());
+        let mut means = self.means();
+        let mut near: Option<Arc<OwnedFd>> = None;
         loop {
+            if let Some(listener) = near.take()
+                && !self.linger(&listener)
+            {
+                means.last = caller::Last::default();
+            }
             let ready = self.wait(None);
             let mut state = self.state();
             if state.closed || state.work.leader != number {
@@ -50,7 +61,7 @@ impl Shared {
                 self.turn_begun.notify_all();
             }
             drop(state);
-            self.turn(token, &mut hands);
+            near = self.turn(token, &mut means);
             let mut state = self.state();
             if state.work.leader != number {
                 return;
@@ -107,16 +118,16 @@ impl Shared {
     /// Answers what is in the queue, and ends.
     fn drain(self: Arc<Self>, number: u64) {
         let mut state = self.state();
-        let mut hands = state.work.hands.pop().unwrap_or_else(|| Lazy::new(self.maker.clone()));
+        let mut means = state.work.means.pop().unwrap_or_else(|| self.means());
         while let Some(token) = state.work.queue.pop_front().filter(|_| !state.closed) {
             state.work.workers.insert(number, Instant::now());
             drop(state);
-            self.turn(token, &mut hands);
+            self.turn(token, &mut means);
             state = self.state();
         }
         state.work.workers.remove(&number);
-        if !state.closed && state.work.hands.len() < SPARE_HANDS {
-            state.work.hands.push(hands);
+        if !state.closed && state.work.means.len() < SPARE {
+            state.work.means.push(means);
         } else {
             drop(state);
         }
