@@ -237,7 +237,11 @@ fn masks_are_not_made_from_what_a_mount_has_as_null_device() {
         assert_eq!((found["/proc"].0.as_str(), found["/sys"].0.as_str()), ("proc", "sysfs"), "{text}");
         assert_eq!(text.lines().filter(|line| line.split(' ').nth(4) == Some("/")).count(), 1, "{text}");
         assert_eq!(
-            sh(&c, "cat /proc/timer_list /proc/keys /sys/kernel/uevent_seqnum; ls -A /proc/tty; ls -A /proc/irq").1,
+            sh(
+                &c,
+                "cat /proc/timer_list /proc/keys /sys/kernel/uevent_seqnum; ls -A /proc/tty; ls -A /proc/irq"
+            )
+            .1,
             ""
         );
         end(c);

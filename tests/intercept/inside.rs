@@ -15,8 +15,8 @@ pub(super) const CASE: &str = "STOCKADE_TEST_INSIDE";
 /// Where the program lies inside.
 pub(super) const PROGRAM: &str = "/test-program";
 
-const CHR: u64 = 0o020_666;
-const NULL: u64 = 0x103;
+pub(super) const CHR: u64 = 0o020_666;
+pub(super) const NULL: u64 = 0x103;
 
 /// Runs a case in a container that has the program: what it wrote, line by line. `None`, loudly, where it does not run there.
 #[track_caller]
@@ -34,12 +34,12 @@ pub(super) fn run(c: &Container, case: &str) -> Option<Vec<String>> {
 }
 
 #[allow(clippy::print_stdout)]
-fn say(text: impl std::fmt::Display) {
+pub(super) fn say(text: impl std::fmt::Display) {
     println!("> {text}");
 }
 
 /// The result of a system call, or the name of its errno.
-fn call(nr: i64, args: [u64; 6]) -> String {
+pub(super) fn call(nr: i64, args: [u64; 6]) -> String {
     let [a, b, c, d, e, f] = args;
     // SAFETY: the cases give live pointers, or wrong ones on purpose, which the kernel refuses.
     let ret = unsafe { libc::syscall(nr, a, b, c, d, e, f) };
@@ -73,7 +73,7 @@ fn at(s: &CString) -> u64 {
     s.as_ptr() as u64
 }
 
-fn mknod(path: &str, mode: u64, device: u64) -> String {
+pub(super) fn mknod(path: &str, mode: u64, device: u64) -> String {
     call(libc::SYS_mknod, [at(&text(path)), mode, device, 0, 0, 0])
 }
 
@@ -98,6 +98,7 @@ fn entry() {
         "sysinfo" => sysinfo(),
         "bench" => bench(),
         "abis" => abis(),
+        "turns" => super::turns::turns(),
         other => panic!("{other}"),
     }
 }

@@ -12,6 +12,7 @@ mod ends;
 mod inside;
 mod mounts;
 mod nodes;
+mod turns;
 
 use std::sync::Arc;
 
