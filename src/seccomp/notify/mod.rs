@@ -14,7 +14,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, EventData, EventFlags};
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::event::{EventfdFlags, Timespec, eventfd};
 use rustix::io::Errno;
 
 pub use call::{Call, Responder, Response};
@@ -27,8 +27,6 @@ use crate::error::{Error, Result};
 
 /// How long a call may take before another thread sees to those of other containers.
 const STUCK: Duration = Duration::from_millis(100);
-/// How long a thread waits for the next call of the listener that it has answered last, before it waits for all alike.
-const LINGER: Timespec = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
 /// How many helpers wait for the next thread, where the host has the loop.
 const SPARE: usize = 2;
 /// How long a thread that answers a call may take to end once the supervisor is closed.
@@ -270,15 +268,6 @@ impl Shared {
             Err(Errno::INTR) => Ok(None),
             Err(e) => Err(e),
         }
-    }
-
-    /// Waits for calls, most of all for those of one listener. False when the time is over.
-    ///
-    /// The kernel wakes who waits at the listener itself on the caller's processor (Linux 6.6), but not who waits by way of
-    /// epoll.
-    fn linger(&self, listener: &OwnedFd) -> bool {
-        let mut fds = [PollFd::new(listener, PollFlags::IN), PollFd::new(&self.epoll, PollFlags::IN)];
-        !matches!(poll(&mut fds, Some(&LINGER)), Ok(0))
     }
 
     /// Has the listener tell of its next call.

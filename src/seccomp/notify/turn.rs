@@ -1,6 +1,6 @@
 //! One turn of one container: some of its calls, answered by one thread.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -8,11 +8,15 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use super::call::{Call, Response};
+use super::caller::Last;
 use super::{Listener, Means, Shared};
 use crate::sys::seccomp as sys;
 
 /// How many calls of a container are answered before it is another's turn.
 const CALLS: usize = 16;
+
+/// How long a thread waits for the next call of a container: most make more than one.
+const STAY: Timespec = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
 
 /// What a look at a listener found.
 enum Look {
@@ -24,34 +28,67 @@ enum Look {
 
 impl Shared {
     /// Answers what waits at a listener. Does nothing where a call of the same container is in work: who does that looks
-    /// at this listener afterwards. The listener, where more may come of it.
-    pub(super) fn turn(&self, token: u64, means: &mut Means) -> Option<Arc<OwnedFd>> {
-        let mut state = self.state();
-        let listener = state.listeners.get(&token).cloned()?;
+    /// at this listener afterwards. With the number of a thread that leads it waits a moment for more.
+    pub(super) fn turn(this: &Arc<Self>, token: u64, means: &mut Means, leader: Option<u64>) {
+        let mut state = this.state();
+        let Some(listener) = state.listeners.get(&token).cloned() else { return };
         if let Some(waiting) = state.busy.get_mut(&listener.owner) {
             waiting.insert(token);
-            return None;
+            return;
         }
         state.busy.insert(Arc::clone(&listener.owner), [token].into());
         drop(state);
 
-        let (answered, gone) = listener.answer(means);
+        let (mut answered, mut gone) = listener.answer(means);
+        while let Some(number) = leader
+            && !gone
+            && Self::stay(this, number, token, &listener, std::mem::take(&mut answered))
+        {
+            (answered, gone) = listener.answer(means);
+        }
+        // Another container's turn, or nobody's: what is open of the last caller is of no more use.
+        means.last = Last::default();
 
-        let mut state = self.state();
+        let mut state = this.state();
         state.answered += answered;
         if gone {
-            self.forget(&mut state, token);
+            this.forget(&mut state, token);
         }
         let owner = Arc::clone(&listener.owner);
-        let near = state.listeners.contains_key(&token).then(|| Arc::clone(&listener.fd));
         // The descriptor may be closed by this, and with it the calls that wait.
         drop(listener);
         for ready in state.busy.remove(&owner).unwrap_or_default() {
-            self.rearm(&state, ready);
+            this.rearm(&state, ready);
         }
         drop(state);
-        self.turn_ended.notify_all();
-        near
+        this.turn_ended.notify_all();
+    }
+
+    /// Waits a moment at a listener, and at all others: whether its next call is there and nobody else's, and this thread
+    /// still leads.
+    ///
+    /// The kernel wakes who waits at the listener itself on the processor of the caller (Linux 6.6), but not who waits by way
+    /// of epoll.
+    fn stay(this: &Arc<Self>, number: u64, token: u64, listener: &Listener, answered: u64) -> bool {
+        let mut state = this.state();
+        state.answered += answered;
+        if state.work.leader != number {
+            return false;
+        }
+        // Nothing is in work.
+        state.work.turn = None;
+        drop(state);
+        let mut fds = [PollFd::new(&*listener.fd, PollFlags::IN), PollFd::new(&this.epoll, PollFlags::IN)];
+        if !matches!(poll(&mut fds, Some(&STAY)), Ok(1..)) || !fds[1].revents().is_empty() {
+            return false;
+        }
+        let mut state = this.state();
+        // It may have been released, and the supervisor closed.
+        let goes_on = !state.closed && state.work.leader == number && state.listeners.contains_key(&token);
+        if goes_on {
+            Self::begin(this, &mut state);
+        }
+        goes_on
     }
 }
 

@@ -1,6 +1,5 @@
 //! The threads that answer: one that waits, and one that takes its place when a call hangs.
 
-use std::os::fd::OwnedFd;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -34,13 +33,7 @@ impl Shared {
     /// Waits for calls and answers them, until another thread has taken this one's place.
     fn lead(self: Arc<Self>, number: u64) {
         let mut means = self.means();
-        let mut near: Option<Arc<OwnedFd>> = None;
         loop {
-            if let Some(listener) = near.take()
-                && !self.linger(&listener)
-            {
-                means.last = caller::Last::default();
-            }
             let ready = self.wait(None);
             let mut state = self.state();
             if state.closed || state.work.leader != number {
@@ -51,22 +44,27 @@ impl Shared {
                 Ok(None) => continue,
                 Ok(Some(token)) => token,
             };
-            state.work.turn = Some(Instant::now());
-            if !state.work.standby {
-                let worker = Arc::clone(&self);
-                // Without it this thread answers alone, which is as well as long as no call hangs.
-                state.work.standby = Self::spawn(&mut state, move || worker.stand_by()).is_ok();
-            } else if state.work.asleep {
-                state.work.asleep = false;
-                self.turn_begun.notify_all();
-            }
+            Self::begin(&self, &mut state);
             drop(state);
-            near = self.turn(token, &mut means);
+            Self::turn(&self, token, &mut means, Some(number));
             let mut state = self.state();
             if state.work.leader != number {
                 return;
             }
             state.work.turn = None;
+        }
+    }
+
+    /// From now on the leader answers, and somebody looks after it.
+    pub(super) fn begin(this: &Arc<Self>, state: &mut State) {
+        state.work.turn = Some(Instant::now());
+        if !state.work.standby {
+            let worker = Arc::clone(this);
+            // Without it this thread answers alone, which is as well as long as no call hangs.
+            state.work.standby = Self::spawn(state, move || worker.stand_by()).is_ok();
+        } else if state.work.asleep {
+            state.work.asleep = false;
+            this.turn_begun.notify_all();
         }
     }
 
@@ -122,7 +120,7 @@ impl Shared {
         while let Some(token) = state.work.queue.pop_front().filter(|_| !state.closed) {
             state.work.workers.insert(number, Instant::now());
             drop(state);
-            self.turn(token, &mut means);
+            Self::turn(&self, token, &mut means, None);
             state = self.state();
         }
         state.work.workers.remove(&number);
