@@ -41,3 +41,34 @@ impl Place {
         };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_helper_is_put_where_the_thread_that_asks_runs() {
+        let mut child = std::process::Command::new("sleep").arg("100").spawn().unwrap();
+        let pid = Pid::from_raw(child.id().cast_signed());
+        let all = sched_getaffinity(None).unwrap();
+        let mut place = Place::default();
+        let mut places = 0;
+        for cpu in (0..CpuSet::MAX_CPU).filter(|cpu| all.is_set(*cpu)).take(4) {
+            let mut only = CpuSet::new();
+            only.set(cpu);
+            sched_setaffinity(None, &only).unwrap();
+            place.follow(child.id());
+            assert_eq!(place, Place::On(cpu));
+            assert!(sched_getaffinity(pid).unwrap() == only);
+            places += 1;
+        }
+        sched_setaffinity(None, &all).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        // What cannot be put anywhere is left alone from then on.
+        let mut place = Place::default();
+        place.follow(u32::MAX);
+        assert_eq!(place, Place::Free);
+        assert!(places > 0);
+    }
+}

@@ -102,7 +102,7 @@ pub(super) fn turns() {
     use_all_but(0);
     make("own at last", "own");
     // A root that it cannot search but by a capability.
-    std::fs::set_permissions("theirs", PermissionsExt::from_mode(0)).unwrap();
+    std::fs::set_permissions("theirs", PermissionsExt::from_mode(0o000)).unwrap();
     assert_eq!(call(libc::SYS_chroot, [c"theirs".as_ptr() as u64, 0, 0, 0, 0, 0]), "0");
     make("shut", "");
 }

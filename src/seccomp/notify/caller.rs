@@ -249,6 +249,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "the mask of a thread that shares none")]
     fn what_is_kept_open_says_what_is_so_now_and_of_no_other_thread() {
         if let Err(why) = support::privilege() {
             return support::skip(why);
