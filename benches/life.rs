@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use stockade::caps::CapabilitySets;
-use stockade::container::{Container, ContainerBuilder, ContainerConfig, Network, Nic, SeccompConfig};
+use stockade::container::{
+    Container, ContainerBuilder, ContainerConfig, Network, Nic, ResourceViews, SeccompConfig,
+};
 use stockade::instance::ExecOptions;
 use stockade::namespaces::{Namespace, NamespaceKind};
 use stockade::{Rootfs, Runtime};
@@ -112,10 +114,11 @@ fn nics(c: &mut Criterion) {
 
 fn starts(c: &mut Criterion) {
     let Some(bench) = Bench::new() else { return };
-    let variants: [(&str, ContainerConfig); 6] = [
+    let variants: [(&str, ContainerConfig); 7] = [
         ("privileged", bench.config().privileged().without_loopback().build()),
         ("user_namespace", bench.config().without_loopback().build()),
         ("loopback", bench.config().build()),
+        ("resource_views", bench.config().resource_views(ResourceViews::ALL).build()),
         ("host_network", bench.config().network(Network::Host).build()),
         ("seccomp_system", bench.config().seccomp(SeccompConfig::Default).build()),
         (

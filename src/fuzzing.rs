@@ -28,6 +28,11 @@ pub fn notify(bytes: &[u8]) -> Vec<&'static str> {
     seccomp::fuzzing::notify(bytes)
 }
 
+/// Requests of FUSE, one after the other. How many were answered, had no answer, and were none.
+pub fn views(bytes: &[u8]) -> [usize; 3] {
+    crate::views::fuzzing::requests(bytes)
+}
+
 /// What virtual machines read of guests and files. What it was.
 #[cfg(feature = "vm")]
 pub fn vm(bytes: &[u8]) -> Option<&'static str> {

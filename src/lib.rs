@@ -57,8 +57,8 @@
 //! |---|---|
 //! | working directory, umask, environment, signal mask and handlers, credentials, namespaces of any thread, resource limits, `no_new_privs`, dumpable and subreaper flag, `oom_score_adj` | none |
 //! | file descriptors | those that a live handle owns, all close-on-exec; none after it is dropped |
-//! | threads | with feature `vm` those of running virtual machines; those of a pool, of the spawner thread and of the notify supervisor, where they are switched on, until the runtime is closed; with feature `image` one for the time of unpacking a compressed archive; with `systemd` one for the time of a D-Bus call |
-//! | cgroup of the process | none, unless [`Placement::OwnWithLeaf`] is asked for |
+//! | threads | with feature `vm` those of running virtual machines; those of a pool, of the spawner thread, of the notify supervisor and of resource views, where they are switched on, until the runtime is closed; with feature `image` one for the time of unpacking a compressed archive; with `systemd` one for the time of a D-Bus call |
+//! | cgroup of the process | none, unless [`Placement::OwnWithLeaf`] or `RuntimeBuilder::vm_threads` is asked for |
 //! | child processes | the first processes of containers and the commands run by `exec`; where calls are intercepted a helper or two; for an ordinary user `newuidmap`, `newgidmap` and `rm` for a moment. They are waited for by pidfd alone, never by `wait(-1)`. Their end raises SIGCHLD, as any child's does |
 //! | signals | with feature `vm` one real-time signal that does nothing, of your choice (`vm::use_kick_signal`) |
 //! | end of the process | never caused; bad input gives an error, never a panic |
@@ -78,6 +78,7 @@
 //! | a [privileged](container::ContainerBuilder::privileged) container | root |
 //! | a cgroup of its own: freeze, limits, a stop that no fork bomb outruns | root, or a delegated cgroup; else [`CgroupConfig::None`](container::CgroupConfig::None) |
 //! | a [device policy](container::ContainerBuilder::devices), live or at the start | root of the first user namespace, and a kernel with `CONFIG_CGROUP_BPF`; else an error, or [a note](cgroup::Enforce::BestEffort) |
+//! | [resource views](container::ContainerBuilder::resource_views) | root, or its `CAP_SYS_ADMIN`, and `/dev/fuse` |
 //! | a limit | that the controller is on cgroup v2 and enabled above the container; else an error, or [a note](cgroup::Enforce::BestEffort) |
 //!
 //! | Linux | what it brings; older kernels get a fallback |
@@ -129,6 +130,7 @@ pub mod namespaces;
 pub mod process;
 pub mod rootfs;
 pub mod seccomp;
+mod views;
 
 mod op;
 mod spawn;

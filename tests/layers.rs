@@ -11,7 +11,7 @@ use std::path::Path;
 /// The layers, lowest first. A new top-level module is put here first.
 const LAYERS: &[&[&str]] = &[
     &["sys", "error", "exit", "name", "named_bits", "os_text", "signal"],
-    &["namespaces", "cgroup", "idmap", "seccomp", "rootfs", "caps", "tty", "process"],
+    &["namespaces", "cgroup", "idmap", "seccomp", "rootfs", "caps", "tty", "process", "views"],
     &["spawn", "op", "store"],
     &["instance", "container", "vm", "runtime", "events"],
     &["oci", "server", "fuzzing"],

@@ -45,7 +45,7 @@ impl CpuMax {
         Self::Quota { quota, period }
     }
 
-    fn parse(text: &str) -> Option<Self> {
+    pub(super) fn parse(text: &str) -> Option<Self> {
         let mut words = text.split_whitespace();
         let quota = words.next()?;
         if quota == "max" {

@@ -84,8 +84,10 @@ mod pressure;
 mod rdma;
 mod remove;
 mod setting;
+mod share;
 mod state;
 mod stats;
+mod threads;
 mod update;
 #[cfg_attr(not(feature = "cgroup1"), path = "no_v1.rs")]
 mod v1;
@@ -117,6 +119,7 @@ pub use percent::Percent;
 pub use place::{Boundary, CgroupKind, Delegation, Level};
 pub use pressure::{PressureKind, PressureResource, PressureTrigger, PressureWatch};
 pub use rdma::RdmaLimits;
+pub(crate) use share::{MemoryShare, Share};
 pub use state::{State, Watch};
 pub use stats::{
     CgroupEvents, CgroupLocalStats, CgroupTree, ControllerCount, CpuLocalStats, CpuStats, HugetlbEvents,

@@ -11,8 +11,9 @@ use super::hierarchy::no_mount;
 use super::limit::Limit;
 use super::limits::Limits;
 use super::setting::{Files, Setting};
-use super::stats::{MemoryEvents, Stats};
-use super::{Cgroup, Controller, DevicePolicy};
+use super::share::MemoryShare;
+use super::stats::{IoStats, MemoryEvents, Stats};
+use super::{Cgroup, Controller, CpuMax, DevicePolicy};
 use crate::error::{Error, Result};
 
 #[derive(Clone, Debug)]
@@ -59,6 +60,10 @@ pub(super) fn unmounted_v2() -> Result<OwnedFd> {
 
 impl Cgroup {
     pub(crate) fn v1_take_in(&self, _: u32) -> Result<()> {
+        Ok(())
+    }
+
+    pub(in crate::cgroup) fn v1_take_in_thread(&self, _: u32) -> Result<()> {
         Ok(())
     }
 
@@ -121,6 +126,26 @@ impl StatsV1 {
 
     pub(super) fn memory_events(&self) -> Result<Option<MemoryEvents>> {
         Ok(None)
+    }
+
+    pub(super) fn memory_share(&self) -> Option<MemoryShare> {
+        None
+    }
+
+    pub(super) fn effective_cpus(&self) -> Option<String> {
+        None
+    }
+
+    pub(super) fn cpu_quota(&self) -> Option<CpuMax> {
+        None
+    }
+
+    pub(super) fn tasks(&self) -> Option<u64> {
+        None
+    }
+
+    pub(super) fn block_devices(&self) -> Option<Vec<IoStats>> {
+        None
     }
 }
 

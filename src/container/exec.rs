@@ -164,6 +164,7 @@ impl Container {
             own_memory_first: false,
         };
         let mut started = launch(&spec)?;
+        started.leave_to(&live.guests);
         let sent = started.send(&mut plan, &fds);
         started.or_its_own(&plan, sent)?;
         if let Some(leaf) = live.cgroup.as_ref().filter(|_| v1) {
@@ -180,6 +181,7 @@ impl Container {
                 child: &child,
                 id_map: live.id_map.as_ref(),
                 cgroup: live.cgroup.as_ref(),
+                guests: &live.guests,
                 started_at: live.started_at,
             };
             if let Err(e) = self.watch(&config, listener, &watched) {

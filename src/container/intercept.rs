@@ -9,12 +9,13 @@ use rustix::io::Errno;
 
 use super::config::ContainerConfig;
 use super::handle::Container;
+use super::programs::Starter;
 use crate::caps::{CapSet, Capability};
-use crate::cgroup::Cgroup;
+use crate::cgroup::{Cgroup, Share};
 use crate::error::{Error, ErrorKind, Result};
 use crate::idmap::{IdKind, IdMap};
-use crate::seccomp::intercept::{Interceptor, Subject};
-use crate::spawn::Child;
+use crate::seccomp::intercept::{Interceptor, Programs, Subject};
+use crate::spawn::{Child, Guests};
 use crate::sys::nsfs;
 
 /// What the helper needs on the host.
@@ -33,6 +34,8 @@ pub(super) struct Watched<'a> {
     pub(super) child: &'a Child,
     pub(super) id_map: Option<&'a IdMap>,
     pub(super) cgroup: Option<&'a Cgroup>,
+    /// What this process has in its pid namespace.
+    pub(super) guests: &'a Arc<Guests>,
     /// When the container was started.
     pub(super) started_at: SystemTime,
 }
@@ -56,7 +59,7 @@ impl Container {
     /// Has the calls of `listener` answered.
     pub(super) fn watch(
         &self,
-        config: &ContainerConfig,
+        config: &Arc<ContainerConfig>,
         listener: OwnedFd,
         watched: &Watched<'_>,
     ) -> Result<()> {
@@ -75,11 +78,19 @@ impl Container {
             id_map,
             user_namespace,
             devices: config.devices().cloned(),
-            cgroup: watched.cgroup.map(Cgroup::try_clone).transpose()?,
+            share: watched.cgroup.map(Share::of).transpose()?,
+            filters: own_filters()?.saturating_add(1),
             started: seconds_of_boot(watched.started_at),
         };
         let others = inner.responder().cloned();
-        let interceptor = Interceptor { what: config.intercept.clone(), subject, others };
+        let programs: Box<dyn Programs> = Box::new(Starter {
+            runtime: self.runtime.downgrade(),
+            config: Arc::clone(config),
+            guests: Arc::clone(watched.guests),
+            cgroup: watched.cgroup.map(Cgroup::try_clone).transpose()?,
+        });
+        let programs = config.intercept.mounts().map(|_| programs);
+        let interceptor = Interceptor { what: config.intercept.clone(), subject, programs, others };
         self.runtime.supervisor()?.watch(&self.uuid, listener, Arc::new(interceptor))
     }
 
@@ -106,6 +117,7 @@ impl Container {
                 child: &live.child,
                 id_map: live.id_map.as_ref(),
                 cgroup: live.cgroup.as_ref(),
+                guests: &live.guests,
                 started_at: live.started_at,
             };
             self.watch(&self.config(), listener, &watched)
@@ -137,6 +149,14 @@ fn container_users(pid: u32) -> Result<((u64, u64), bool)> {
         namespace = parent;
     }
     Err(failed(Errno::LOOP))
+}
+
+/// How many seccomp filters this process is under, which its children are too.
+fn own_filters() -> Result<u32> {
+    let step = "count the seccomp filters";
+    let status = std::fs::read_to_string("/proc/self/status").map_err(|e| Error::io(step, e))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("Seccomp_filters:"));
+    line.and_then(|n| n.trim().parse().ok()).ok_or_else(|| Error::new(ErrorKind::Kernel, step))
 }
 
 /// The map of a process's user namespace.

@@ -114,6 +114,7 @@ impl Container {
             Run::Live(current) if Arc::ptr_eq(current, live) => {}
             _ => return Ok(()),
         }
+        self.runtime.inner().end_views(&self.uuid);
         let stays = exit.is_reboot() && self.is_being_ended()?;
         let record = RunRecord { exit: Some(exit), stays, ..live.record.clone() };
         let mut follows = self.is_to_follow(&record, exit);

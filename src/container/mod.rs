@@ -19,6 +19,7 @@ mod networks;
 mod nics;
 mod payload;
 mod pool;
+mod programs;
 mod reboot;
 mod rename;
 mod restart;
@@ -30,6 +31,7 @@ mod supervise;
 mod tail;
 mod update;
 mod verbs;
+mod views;
 
 pub use config::{
     BindMount, CgroupConfig, ContainerBuilder, ContainerConfig, DEFAULT_PATH, EtcFile, IdMapConfig,
@@ -49,3 +51,5 @@ pub(crate) use networks::{Networks, Taken as TakenNetwork};
 pub use nics::{AddressScope, InterfaceAddress, InterfaceCounters, InterfaceState, LinkState};
 pub(crate) use pool::{Pool, Sandbox};
 pub use supervise::Supervisor;
+
+pub use crate::views::ResourceViews;

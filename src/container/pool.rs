@@ -77,6 +77,7 @@ impl Sandbox {
             joins: Vec::new(),
             network: None,
             nics: None,
+            views: None,
             upper: None,
             runtime_dirs: [&inner.state_dir, &inner.run_dir] as [&Path; 2],
             strategy: inner.host.strategy(),
@@ -163,6 +164,9 @@ fn check(template: &ContainerConfig) -> Result<()> {
     if !template.nics.is_empty() {
         return invalid("has network interfaces, which are made at each start");
     }
+    if !template.resource_views.is_empty() {
+        return invalid("has resource views, whose file system is made at each start");
+    }
     match &template.rootfs {
         Rootfs::Overlay(_) => invalid("has an overlay, whose upper directory belongs to one instance"),
         Rootfs::Dir(_) if !template.read_only_root => {
@@ -196,5 +200,6 @@ fn same_sandbox(template: &ContainerConfig, config: &ContainerConfig) -> bool {
         && (b.nics.is_empty() || !a.loopback_down)
         && a.sysctls == b.sysctls
         && a.cgroup == b.cgroup
+        && a.resource_views == b.resource_views
         && (&a.resolv_conf, &a.hosts, &a.hostname_file) == (&b.resolv_conf, &b.hosts, &b.hostname_file)
 }

@@ -13,7 +13,7 @@ use crate::error::Result;
 use crate::process::{Landlock, Personality, Resource, Rlimit, SecurityLabel, Umask, User};
 use crate::runtime::Host;
 use crate::seccomp::{Filter, Interception, Policy};
-use crate::spawn::{CapMasks, KernelFs, Plan};
+use crate::spawn::{CapMasks, Fd, KernelFs, Plan};
 
 /// How a program runs: what a configuration or an exec asks for.
 #[derive(Clone, Debug)]
@@ -23,14 +23,21 @@ pub(super) struct Settings {
     pub(super) cwd: PathBuf,
     pub(super) user: User,
     pub(super) caps: CapabilitySets,
-    umask: Umask,
+    pub(super) umask: Umask,
     securebits: Securebits,
-    no_new_privs: bool,
+    pub(super) no_new_privs: bool,
     seccomp: SeccompConfig,
     intercept: Interception,
     label: Option<SecurityLabel>,
     landlock: Option<Landlock>,
     personality: Personality,
+}
+
+/// The root and the working directory of a process of the container.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    pub(super) root: Fd,
+    pub(super) start: Fd,
 }
 
 /// Rules of Landlock in the kernel's numbers.
@@ -47,6 +54,8 @@ pub(super) struct Tail {
     args: Vec<Vec<u8>>,
     env: Vec<Vec<u8>>,
     cwd: PathBuf,
+    /// Where the program begins, in place of the container's root and `cwd`.
+    pub(super) place: Option<Place>,
     umask: u32,
     user: User,
     caps: CapabilitySets,
@@ -116,6 +125,7 @@ impl Settings {
             args: self.args.into_iter().map(OsString::into_vec).collect(),
             env: self.env.iter().map(|(k, v)| [k.as_bytes(), b"=", v.as_bytes()].concat()).collect(),
             cwd: self.cwd,
+            place: None,
             umask: self.umask.bits(),
             user: self.user,
             caps: self.caps,
@@ -168,16 +178,18 @@ pub(super) fn tail(plan: &mut Plan, streams: &[Stream; 3], t: &Tail) {
     plan.reset_signals();
     plan.umask(t.umask);
     plan.marker();
+    if let Some(place) = t.place {
+        // While they are open, and the label before: in another root there may be no procfs.
+        add_label(plan, t);
+        plan.chroot("enter the caller's root", place.root);
+        plan.fchdir("enter the caller's working directory", place.start);
+    }
     // From here on nothing of the host is open, so that no path through /proc/self/fd leads to it.
     plan.close_others();
-    if let Some(label) = &t.label {
-        // Its mounts may be the work of whoever is in the container by now: the file must be the kernel's own.
-        let (path, text) = label.to_write();
-        plan.enter_kernel(KernelFs::Proc);
-        plan.write_proc(label.step(), path, &text);
-        plan.chdir("enter the root", "/");
+    if t.place.is_none() {
+        add_label(plan, t);
     }
-    if t.cwd.as_os_str() != OsStr::new("/") {
+    if t.place.is_none() && t.cwd.as_os_str() != OsStr::new("/") {
         plan.working_dir(t.cwd.as_os_str().as_bytes());
     }
     // It takes CAP_SYS_ADMIN too, and the rights to find the paths of its rules.
@@ -196,6 +208,15 @@ pub(super) fn tail(plan: &mut Plan, streams: &[Stream; 3], t: &Tail) {
     }
     let candidates = candidates(&t.args[0], &t.env);
     plan.exec(&t.args[0], &candidates, &t.args, &t.env);
+}
+
+fn add_label(plan: &mut Plan, t: &Tail) {
+    let Some(label) = &t.label else { return };
+    // Its mounts may be the work of whoever is in the container by now: the file must be the kernel's own.
+    let (path, text) = label.to_write();
+    plan.enter_kernel(KernelFs::Proc);
+    plan.write_proc(label.step(), path, &text);
+    plan.chdir("enter the root", "/");
 }
 
 fn add_streams(plan: &mut Plan, streams: &[Stream; 3], console: bool) {

@@ -42,6 +42,8 @@ pub struct RuntimeBuilder {
     spawner_thread: bool,
     notify_loop: NotifyLoop,
     responder: Option<Arc<dyn Responder>>,
+    #[cfg(feature = "vm")]
+    vm_threads: crate::vm::ThreadPlacement,
 }
 
 impl RuntimeBuilder {
@@ -92,6 +94,14 @@ impl RuntimeBuilder {
         self
     }
 
+    /// Sets where the threads of virtual machines are: in the cgroup of this process unless told otherwise. Read when a machine
+    /// starts.
+    #[cfg(feature = "vm")]
+    pub fn vm_threads(mut self, placement: crate::vm::ThreadPlacement) -> Self {
+        self.vm_threads = placement;
+        self
+    }
+
     /// Sets how children come to have memory of their own.
     pub fn spawn_strategy(mut self, strategy: SpawnStrategy) -> Self {
         self.strategy = strategy;
@@ -132,10 +142,11 @@ impl RuntimeBuilder {
             ranges: OnceLock::new(),
             held: HeldUsers::default(),
             notify: super::notify::Notify::new(self.notify_loop, self.responder),
+            views: super::views::Views::default(),
             open: Mutex::new(HashMap::new()),
             cpus: Mutex::new(()),
             #[cfg(feature = "vm")]
-            vms: super::vms::Vms::default(),
+            vms: super::vms::Vms::new(self.vm_threads),
         });
         let runtime = Runtime { pools: Arc::default(), inner };
         runtime.recover();

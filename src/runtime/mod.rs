@@ -13,6 +13,7 @@ mod recover;
 #[cfg(feature = "systemd")]
 mod systemd;
 mod userns;
+mod views;
 #[cfg(feature = "vm")]
 mod vms;
 
@@ -81,6 +82,7 @@ pub(crate) struct Inner {
     ranges: OnceLock<RangeAllocator>,
     pub(crate) held: HeldUsers,
     notify: notify::Notify,
+    views: views::Views,
     open: Mutex<HashMap<InstanceId, Weak<Container>>>,
     /// Held by the thread that gives out CPUs.
     cpus: Mutex<()>,
@@ -275,15 +277,22 @@ impl Runtime {
 
     /// Ends what the runtime itself has running: its pools, with their threads, waiting sandboxes and network
     /// namespaces; its virtual machines, which are threads of this process; and its
-    /// [`supervisor`](Self::supervisor), with threads and helpers. Containers go on, and their intercepted calls fail with
-    /// `ENOSYS`. When the last clone is dropped the same happens; a handle of a container holds one.
+    /// [`supervisor`](Self::supervisor), with threads and helpers; and the thread of
+    /// [resource views](crate::container::ContainerBuilder::resource_views). Containers go on; their intercepted calls fail
+    /// with `ENOSYS`, and reads of such views with `ENOTCONN`. When the last clone is dropped the same happens; a handle of a container holds one.
     pub fn close(self) {
         let sandboxes = std::mem::take(&mut *self.pools.sandboxes.write().unwrap_or_else(|e| e.into_inner()));
         let networks = self.pools.networks.write().unwrap_or_else(|e| e.into_inner()).take();
         drop((sandboxes, networks));
         self.inner.notify.close();
+        self.inner.views.close();
         #[cfg(feature = "vm")]
         self.inner.end_vms();
+    }
+
+    /// For who may outlive it.
+    pub(crate) fn downgrade(&self) -> Weak<Inner> {
+        Arc::downgrade(&self.inner)
     }
 
     pub(crate) fn inner(&self) -> &Inner {

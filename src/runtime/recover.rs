@@ -13,6 +13,7 @@
 //! | start, when network interfaces are made | their names on record; they go with the child's network namespace, or are removed by name and mark |
 //! | update | a run on record that says so | the limits and the device policy on record are set |
 //! | stop, or nothing in particular | a run on record whose process is gone | its cgroup is removed, its end noted |
+//! | anything, of a virtual machine | a run on record whose host is gone | the cgroup of its threads is removed |
 //!
 //! Without a cgroup nothing is lost either: a process of a container has a record before it has a program.
 //!
@@ -68,6 +69,15 @@ impl Runtime {
         for id in &seen.updating {
             complete &= Container::finish_update_of(self, id).is_ok();
         }
+        #[cfg(feature = "vm")]
+        for id in &seen.machines {
+            // Looking at it removes what a run has left whose process is gone.
+            complete &= self.with_name(id, || {
+                // One that cannot be read has its own error for who asks for it.
+                drop(self.vm(id));
+                Ok(())
+            })?;
+        }
         for name in &seen.cgroups {
             complete &= self.remove_stray(name, &seen)?;
         }
@@ -116,8 +126,12 @@ impl Runtime {
                 }
                 Err(e) if e.kind() == ErrorKind::NotFound => {}
                 Err(_) => match self.kind_of(&id) {
-                    // It has nothing but its records: what else it had ended with its process.
-                    Ok(found) if found.kind == InstanceKind::Vm => drop(uuids.insert(found.uuid)),
+                    // It has nothing but its records, and the cgroup that was to have its threads: what else it had ended
+                    // with its process.
+                    Ok(found) if found.kind == InstanceKind::Vm => {
+                        uuids.insert(found.uuid);
+                        seen.machines.push(id);
+                    }
                     // Nobody can tell what is this one's.
                     _ => seen.complete = false,
                 },
@@ -180,6 +194,8 @@ struct Seen {
     cgroups: Vec<String>,
     /// Instances whose limits a crash left between two states.
     updating: Vec<InstanceId>,
+    /// Virtual machines.
+    machines: Vec<InstanceId>,
     /// Cgroups of running instances.
     running: HashSet<PathBuf>,
 }

@@ -5,16 +5,17 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::{Inner, Runtime};
 use crate::error::Result;
-use crate::exit::ExitStatus;
 use crate::name::InstanceId;
-use crate::store::{Durability, RunRecord, Store};
-use crate::vm::{Live, Vm};
+use crate::store::{Durability, Store};
+use crate::vm::{Above, Live, ThreadPlacement, Vm};
 
 #[derive(Debug, Default)]
 pub(crate) struct Vms {
     open: Mutex<HashMap<InstanceId, Weak<Vm>>>,
     /// By uuid: what runs is kept here, so that it runs on without a handle.
     running: Mutex<HashMap<String, Running>>,
+    placement: ThreadPlacement,
+    above: Above,
 }
 
 #[derive(Debug)]
@@ -26,6 +27,18 @@ struct Running {
 }
 
 impl Vms {
+    pub(super) fn new(placement: ThreadPlacement) -> Self {
+        Self { placement, ..Self::default() }
+    }
+
+    pub(crate) fn placement(&self) -> &ThreadPlacement {
+        &self.placement
+    }
+
+    pub(crate) fn above(&self) -> &Above {
+        &self.above
+    }
+
     /// The handle that is open, if one is.
     pub(super) fn find(&self, id: &InstanceId) -> Option<Arc<Vm>> {
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
@@ -63,19 +76,9 @@ impl Vms {
         for Running { live, id, durability } in all.into_values() {
             let exit = live.end();
             // The next runtime that looks finds that this process does not run it any more, or is gone.
-            let _ = note_end(store, &id, durability, live.record(), exit);
+            let _ = store.save_run(&id, durability, &live.record(Some(exit), &self.above));
         }
     }
-}
-
-fn note_end(
-    store: &Store,
-    id: &InstanceId,
-    durability: Durability,
-    record: &RunRecord,
-    exit: ExitStatus,
-) -> Result<()> {
-    store.save_run(id, durability, &RunRecord { exit: Some(exit), ..record.clone() })
 }
 
 impl Runtime {

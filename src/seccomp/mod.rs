@@ -32,7 +32,7 @@ mod tables;
 pub use arch::Arch;
 pub use filter::Filter;
 pub use intercept::{Interception, MountInterception, Nodes};
-pub(crate) use notify::hands;
 pub use notify::{Call, Caller, NotifyLoop, Responder, Response, Supervisor};
+pub(crate) use notify::{hands, unfinished};
 pub use policy::{Action, ArgCompare, Compare, Policy, Rule, SyscallData};
 pub use syscall::Syscall;

@@ -325,6 +325,10 @@ impl Plan {
         self.none(what, code::FCHDIR, [dir.encode(), 0, 0, 0, 0]);
     }
 
+    pub(crate) fn chroot(&mut self, what: &'static str, dir: Fd) {
+        self.none(what, code::CHROOT, [dir.encode(), 0, 0, 0, 0]);
+    }
+
     pub(crate) fn chdir(&mut self, what: &'static str, path: &str) {
         let at = self.text(path);
         self.on(what, at, code::CHDIR, [at.into(), 0, 0, 0, 0]);

@@ -77,6 +77,7 @@ fn row(op: u16) -> (&'static str, &'static [Arg]) {
         code::MOUNT_SETATTR_PATH => ("mount_setattr", &[Text("path"), Attr, Hex("flags")]),
         code::CHDIR => ("chdir", &[Text("path")]),
         code::FCHDIR => ("fchdir", &[Fd("dir")]),
+        code::CHROOT => ("chroot", &[Fd("dir")]),
         code::MKNOD => ("mknod", &[Text("path"), Octal("mode"), Hex("device")]),
         code::SYMLINK => ("symlink", &[Text("to"), Text("path")]),
         code::MKDIR => ("mkdir", &[Text("path"), Octal("mode")]),

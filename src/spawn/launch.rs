@@ -2,12 +2,14 @@
 //! Length: one conversation, read as a whole.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::process::Pid;
 
 use super::child::{Child, Readiness, wait_for};
+use super::guests::Guests;
 use super::interp::abi;
 use super::interp::window::{Copied, Window, execute_stage2, interpret};
 use super::plan::Plan;
@@ -77,6 +79,7 @@ pub(crate) fn launch(spec: &Spec<'_>) -> Result<Started> {
         network: None,
         terminals: Vec::new(),
         failure: None,
+        heir: None,
         lent,
     })
 }
@@ -137,6 +140,8 @@ pub(crate) struct Started {
     terminals: Vec<OwnedFd>,
     /// What the child told of its failure.
     failure: Option<Error>,
+    /// Who reaps what cannot be killed now.
+    heir: Option<Arc<Guests>>,
     /// What the child ran on before it executed stage-2.
     lent: Option<Lent<Window>>,
 }
@@ -145,6 +150,12 @@ impl Started {
     /// The child; after [`wait_sibling`](Self::wait_sibling) the sibling.
     pub(crate) fn child(&self) -> Result<&Child> {
         self.child.as_ref().ok_or_else(|| Error::new(ErrorKind::Died, "look up the child"))
+    }
+
+    /// Has `guests` reap the child where it cannot be killed when this is given up: inside a container it may wait for a file
+    /// system of the container's own, and hold up the end of the pid namespace.
+    pub(crate) fn leave_to(&mut self, guests: &Arc<Guests>) {
+        self.heir = Some(Arc::clone(guests));
     }
 
     /// Sends the plan, with its descriptors, and with the signals that the program would inherit as ignored.
@@ -402,6 +413,12 @@ impl Drop for Started {
                 break;
             }
         }
+        if let (false, Some(heir)) = (ended, &self.heir) {
+            for child in self.child.take().into_iter().chain(self.joiner.take()) {
+                // Without a descriptor for the watch nobody is left to do it.
+                let _ = heir.add(&Arc::new(child));
+            }
+        }
         // A child that would not die keeps its stack.
         if let (true, Some(lent)) = (ended, self.lent.take()) {
             lent.take_back();
@@ -506,6 +523,9 @@ fn clone_error(errno: Errno, args: &CloneArgs<'_>) -> Error {
         Errno::BUSY if args.cgroup.is_some() => {
             e.hint("the instance's cgroup has controllers enabled for children of its own")
         }
+        Errno::OPNOTSUPP if args.cgroup.is_some() => e
+            .detail("the cgroup above the instance's is for threads, those of virtual machines perhaps (see its cgroup.type)")
+            .hint("have containers elsewhere: Placement::OwnWithLeaf, or Placement::Below another cgroup"),
         Errno::AGAIN => e.hint("a pids limit or RLIMIT_NPROC is reached"),
         Errno::NOSYS => e.hint("a seccomp filter around this process hides clone3(2)"),
         _ => e,

@@ -55,10 +55,23 @@ pub(crate) fn take_fd(pidfd: BorrowedFd<'_>, fd: u32) -> Result<OwnedFd, Errno> 
     rustix::process::pidfd_getfd(pidfd, fd, rustix::process::PidfdGetfdFlags::empty())
 }
 
+/// Kills all of the process group that a process leads (`PIDFD_SIGNAL_PROCESS_GROUP`, Linux 6.9).
+///
+/// # Errors
+/// `EINVAL` before that, `ESRCH` where it has ended.
+pub(crate) fn kill_group(pidfd: BorrowedFd<'_>) -> Result<(), Errno> {
+    const PROCESS_GROUP: u32 = 4;
+    signal_with(pidfd, libc::SIGKILL, PROCESS_GROUP)
+}
+
 /// Sends `signal` (`pidfd_send_signal(2)`).
 pub(crate) fn send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<(), Errno> {
+    signal_with(pidfd, signal, 0)
+}
+
+fn signal_with(pidfd: BorrowedFd<'_>, signal: i32, flags: u32) -> Result<(), Errno> {
     // SAFETY: a descriptor and three plain numbers; a null siginfo asks for the default one.
-    check(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, 0, 0) })?;
+    check(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, 0, flags) })?;
     Ok(())
 }
 

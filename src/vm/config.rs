@@ -1,5 +1,6 @@
 //! What a virtual machine is to be like.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -8,9 +9,11 @@ use super::arch::{COMMAND_LINE_MAX, MAX_VCPUS};
 use super::boot::{BootProtocol, Initramfs};
 use super::disk::Disk;
 use super::guest::Guest;
+use super::limits;
 use super::machine::Spec;
 use super::memory::MemoryBacking;
 use super::vsock::Vsock;
+use crate::cgroup::{CpuSet, Enforce, Limits};
 use crate::error::{Error, Result};
 use crate::name::{InstanceId, InstanceName};
 use crate::os_text;
@@ -65,6 +68,14 @@ pub struct VmConfig {
     pub(super) vsock: Option<Vsock>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) guest: Option<Guest>,
+    #[serde(default, skip_serializing_if = "Limits::is_empty")]
+    pub(super) limits: Limits,
+    #[serde(default)]
+    pub(super) enforce: Enforce,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) vcpu_cpus: BTreeMap<u8, CpuSet>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) device_cpus: Option<CpuSet>,
     #[serde(default)]
     pub(super) ephemeral: bool,
     #[serde(default)]
@@ -121,6 +132,11 @@ impl VmConfig {
         self.memory_backing
     }
 
+    /// Its limits.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
     pub(super) fn durability(&self) -> Durability {
         if self.ephemeral { Durability::Ephemeral } else { Durability::Durable }
     }
@@ -174,6 +190,7 @@ impl VmConfig {
         if self.disks.len() > MAX_DISKS {
             found.push(format!("disks: are {}, and may be {MAX_DISKS}", self.disks.len()));
         }
+        found.extend(limits::problems(self, MIN_MEMORY));
         found.extend(self.disks.iter().filter_map(Disk::problem));
         found.extend(self.vsock.iter().filter_map(Vsock::problem));
         if let Some(guest) = &self.guest {
@@ -221,6 +238,10 @@ impl VmBuilder {
             disks: Vec::new(),
             vsock: None,
             guest: None,
+            limits: Limits::default(),
+            enforce: Enforce::default(),
+            vcpu_cpus: BTreeMap::new(),
+            device_cpus: None,
             ephemeral: false,
             kill_on_drop: false,
         };
@@ -329,6 +350,44 @@ impl VmBuilder {
             None => vsock,
         };
         self.config.vsock = Some(vsock);
+        self
+    }
+
+    /// Sets limits, which can be changed while it runs: [`Vm::update`](super::Vm::update). A machine can have these:
+    ///
+    /// | limit | by | what it limits |
+    /// |---|---|---|
+    /// | `cpu_max`, `cpu_max_burst`, `cpu_weight`, `cpu_idle`, `cpu_uclamp_*` | a cgroup of its threads | the CPU time of processors and devices together |
+    /// | `cpuset_mems` | the same | where the memory that the guest touches first comes from |
+    /// | `cpuset_cpus` | the same, or else `sched_setaffinity(2)` | the CPUs of all its threads |
+    /// | `memory_max` | its [balloon](Self::balloon) | what the guest is asked to do with, of its [memory](Self::memory): from 32 MiB to all of it |
+    ///
+    /// The first two rows need a runtime with [`RuntimeBuilder::vm_threads`](crate::RuntimeBuilder::vm_threads).
+    /// `memory_max` is asked for, not enforced: a guest without the driver, or one that needs more, keeps more; never more
+    /// than its memory. All others are [`Unsupported`](crate::ErrorKind::Unsupported), as the kernel counts them for whole
+    /// processes: a machine is threads of this one.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.config.limits = limits;
+        self
+    }
+
+    /// Sets what to do about a limit that cannot be set: fail, unless told otherwise.
+    /// [`InstanceInfo::skipped_limits`](crate::instance::InstanceInfo::skipped_limits) has those that were left out.
+    pub fn enforce(mut self, enforce: Enforce) -> Self {
+        self.config.enforce = enforce;
+        self
+    }
+
+    /// Lets the processor of this number, counted from 0, run on these CPUs of the host alone (`sched_setaffinity(2)`). With a
+    /// limit of CPUs for all, on those of them that are in both.
+    pub fn vcpu_cpus(mut self, vcpu: u8, cpus: CpuSet) -> Self {
+        self.config.vcpu_cpus.insert(vcpu, cpus);
+        self
+    }
+
+    /// The same for the threads in which its devices work.
+    pub fn device_cpus(mut self, cpus: CpuSet) -> Self {
+        self.config.device_cpus = Some(cpus);
         self
     }
 

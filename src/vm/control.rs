@@ -48,7 +48,8 @@ impl Control {
     pub(super) fn new() -> Result<Self> {
         let ended = Event::new().map_err(|e| Error::sys("make the event of a machine's end", e))?;
         Ok(Self {
-            want: AtomicU8::new(RUN),
+            // Until the first `resume` nobody runs.
+            want: AtomicU8::new(PAUSE),
             inner: Mutex::default(),
             changed: Condvar::new(),
             ended,
@@ -56,7 +57,7 @@ impl Control {
         })
     }
 
-    /// Whom to kick, once all are known. Nobody runs before.
+    /// Whom to kick, once all are known. Nobody runs before; the threads then rest until [`resume`](Self::resume).
     pub(super) fn set_kickers(&self, kickers: Vec<Arc<Kicker>>) {
         self.inner().threads = kickers.len();
         let _ = self.kickers.set(kickers);
@@ -119,7 +120,7 @@ impl Control {
         self.want.load(Ordering::SeqCst) == PAUSE
     }
 
-    /// Lets every thread rest, and comes back once they do.
+    /// Lets every thread rest, and comes back once they do: at the beginning, when all of them are there.
     ///
     /// # Errors
     /// `Timeout` or `Cancelled`: it then runs on. `InvalidState` where it has ended.
@@ -200,6 +201,8 @@ mod tests {
     #[test]
     fn the_first_reason_counts_and_has_the_guests_code() {
         let control = Control::new().unwrap();
+        assert!(control.is_paused());
+        control.resume().unwrap();
         control.set_exit_code(3);
         assert_eq!(control.reason(), None);
         assert_eq!(
@@ -216,6 +219,7 @@ mod tests {
     #[test]
     fn a_pause_waits_for_every_thread_and_is_taken_back() {
         let control = Arc::new(Control::new().unwrap());
+        control.resume().unwrap();
         let event = Arc::new(Event::new().unwrap());
         control.set_kickers(vec![Arc::new(Kicker::Event(Arc::clone(&event)))]);
         let early = control.pause(Deadline::after(Duration::from_millis(1)), None);

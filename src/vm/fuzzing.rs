@@ -27,7 +27,7 @@ pub(crate) fn vm(bytes: &[u8]) -> Option<&'static str> {
         }
         4 => script(&mut Rig::new(Box::new(Rng), 0), rest).then_some("rng"),
         5 => {
-            let device = BalloonDevice(Arc::new(Balloon::new().ok()?));
+            let device = BalloonDevice::new(Arc::new(Balloon::new().ok()?));
             script(&mut Rig::new(Box::new(device), 0), rest).then_some("balloon")
         }
         _ => {

@@ -11,6 +11,8 @@ use super::agent::Agent;
 use super::config::VmConfig;
 use super::devices::{ConsoleOutput, ConsoleRing};
 use super::exit::ExitReason;
+use super::group::Above;
+use super::limits::Given;
 use super::machine::Machine;
 use super::vcpu::ExitCounts;
 use crate::error::{Error, ErrorKind, Result};
@@ -77,6 +79,8 @@ pub(crate) struct Live {
     pub(super) console: Arc<ConsoleRing>,
     pub(super) record: RunRecord,
     pub(super) agent: Option<Agent>,
+    /// Held while it is changed.
+    pub(super) given: Mutex<Given>,
 }
 
 impl Live {
@@ -86,8 +90,19 @@ impl Live {
         self.machine.control().reason().map_or(ExitStatus::Unknown, |reason| reason.status())
     }
 
-    pub(crate) fn record(&self) -> &RunRecord {
-        &self.record
+    /// What is to be on record from now on. Of a run that has ended its cgroup is removed, and on record only if it could
+    /// not be: who comes next tries again.
+    pub(crate) fn record(&self, exit: Option<ExitStatus>, above: &Above) -> RunRecord {
+        let given = self.given();
+        let mut record = RunRecord { exit, skipped: given.skipped.clone(), ..self.record.clone() };
+        if exit.is_some() && given.group.as_ref().is_none_or(|group| group.remove(above).is_ok()) {
+            record.cgroup_path = None;
+        }
+        record
+    }
+
+    pub(super) fn given(&self) -> MutexGuard<'_, Given> {
+        self.given.lock().unwrap_or_else(|e| e.into_inner())
     }
 }
 

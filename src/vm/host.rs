@@ -1,6 +1,6 @@
 //! Whether this host can run virtual machines.
 
-use kvm_ioctls::Kvm;
+use kvm_ioctls::{Cap, Kvm};
 use rustix::io::Errno;
 
 use super::arch;
@@ -32,8 +32,8 @@ pub struct Support {
 /// ```
 ///
 /// # Errors
-/// [`Unsupported`](ErrorKind::Unsupported) where there is no KVM or it lacks something, which the error names;
-/// [`PermissionDenied`](ErrorKind::PermissionDenied) where this user may not open it.
+/// [`Unsupported`](ErrorKind::Unsupported) where there is no KVM, this user may not open it (the errno is `EACCES` or `EPERM`
+/// then), or it lacks something, which the error names.
 pub fn probe() -> Result<Support> {
     let kvm = open()?;
     Ok(Support { recommended_vcpus: kvm.get_nr_vcpus(), max_vcpus: kvm.get_max_vcpus() })
@@ -53,23 +53,29 @@ fn open_at(path: &str) -> Result<Kvm> {
             Errno::NOENT | Errno::NODEV | Errno::NXIO => e
                 .with_kind(ErrorKind::Unsupported)
                 .hint("the machine has no hardware virtualization, it is switched off, or the kvm module is not loaded"),
-            Errno::ACCESS | Errno::PERM => e.hint("the user must be in the group that owns it, often `kvm`"),
+            Errno::ACCESS | Errno::PERM => e
+                .with_kind(ErrorKind::Unsupported)
+                .hint("this user may not open it, and must be in the group that owns it, often `kvm`"),
             _ => e,
         }
     })?;
-    let version = kvm.get_api_version();
+    check(path, kvm.get_api_version(), |cap| kvm.check_extension(cap))?;
+    Ok(kvm)
+}
+
+/// Fails where a KVM of this version that has these capabilities does not do.
+fn check(path: &str, version: i32, has: impl Fn(Cap) -> bool) -> Result<()> {
     if version != API_VERSION {
         return Err(unsupported(
             path,
             format!("speaks version {version} of its interface, not {API_VERSION}"),
         ));
     }
-    let missing: Vec<&str> =
-        arch::needed().filter(|(cap, _)| !kvm.check_extension(*cap)).map(|(_, name)| name).collect();
+    let missing: Vec<&str> = arch::needed().filter(|(cap, _)| !has(*cap)).map(|(_, name)| name).collect();
     if !missing.is_empty() {
         return Err(unsupported(path, format!("lacks {}", missing.join(", "))));
     }
-    Ok(kvm)
+    Ok(())
 }
 
 fn unsupported(path: &str, why: String) -> Error {
@@ -85,8 +91,7 @@ mod tests {
         match probe() {
             Ok(s) => assert!(s.recommended_vcpus >= 1 && s.max_vcpus >= s.recommended_vcpus, "{s:?}"),
             Err(e) => {
-                assert!(matches!(e.kind(), ErrorKind::Unsupported | ErrorKind::PermissionDenied), "{e}");
-                assert_eq!(e.what(), Some(KVM));
+                assert_eq!((e.kind(), e.what()), (ErrorKind::Unsupported, Some(KVM)), "{e}");
             }
         }
     }
@@ -99,5 +104,39 @@ mod tests {
         // Answers no ioctl as KVM does.
         let other = open_at("/dev/null").err().unwrap();
         assert_eq!((other.kind(), other.what()), (ErrorKind::Unsupported, Some("/dev/null")));
+    }
+
+    #[test]
+    fn what_kvm_lacks_is_named() {
+        check(KVM, API_VERSION, |_| true).unwrap();
+        let mut named = 0;
+        for (lacks, name) in arch::needed() {
+            let e = check(KVM, API_VERSION, |cap| cap as u32 != lacks as u32).unwrap_err();
+            assert_eq!(e.kind(), ErrorKind::Unsupported);
+            assert!(e.to_string().contains(&format!("lacks {name}")) && !e.to_string().contains(','), "{e}");
+            named += 1;
+        }
+        assert!(named >= 8);
+        let old = check(KVM, 11, |_| true).unwrap_err();
+        assert!(old.kind() == ErrorKind::Unsupported && old.to_string().contains("version 11"), "{old}");
+    }
+
+    #[test]
+    fn who_may_not_open_it_is_told_what_is_missing() {
+        use caps::{CapSet, Capability};
+        use std::os::unix::fs::PermissionsExt;
+        let node = tempfile::NamedTempFile::new().unwrap();
+        node.as_file().set_permissions(PermissionsExt::from_mode(0o000)).unwrap();
+        let path = node.path().to_str().unwrap().to_owned();
+        // The capabilities of this thread alone.
+        let denied = std::thread::spawn(move || {
+            for cap in [Capability::CAP_DAC_OVERRIDE, Capability::CAP_DAC_READ_SEARCH] {
+                caps::drop(None, CapSet::Effective, cap).unwrap();
+            }
+            open_at(&path).err().unwrap()
+        });
+        let e = denied.join().unwrap();
+        assert_eq!((e.kind(), e.errno()), (ErrorKind::Unsupported, Some(libc::EACCES)), "{e}");
+        assert!(e.to_string().contains("group that owns it"), "{e}");
     }
 }

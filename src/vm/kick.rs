@@ -1,6 +1,6 @@
 //! Bringing threads back from where they wait: the one thing about virtual machines that is the whole process's.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::signal::Signal;
@@ -116,28 +116,41 @@ impl Kicker {
 
 #[derive(Debug)]
 pub(super) struct VcpuKicker {
-    run: Arc<RunPage>,
-    /// While it runs. A number is used again once its thread has ended.
-    thread: Mutex<Option<i32>>,
+    inner: Mutex<Kicked>,
     signal: i32,
+}
+
+#[derive(Debug)]
+struct Kicked {
+    /// Until its thread ends: the kernel keeps the whole virtual machine, its own threads for it included, as long as this is
+    /// mapped.
+    run: Option<Arc<RunPage>>,
+    /// While it runs. A number is used again once its thread has ended.
+    thread: Option<i32>,
 }
 
 impl VcpuKicker {
     pub(super) fn new(run: Arc<RunPage>, signal: i32) -> Self {
-        Self { run, thread: Mutex::new(None), signal }
+        Self { inner: Mutex::new(Kicked { run: Some(run), thread: None }), signal }
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Kicked> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// To be called in the thread itself: kicks reach it as long as what this gives lives.
     pub(super) fn enter(&self) -> Entered<'_> {
-        *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(kick::thread_id());
+        self.inner().thread = Some(kick::thread_id());
         Entered(self)
     }
 
     /// The flag is for a thread that is about to enter the kernel, the signal for one that is there.
     fn kick(&self) {
-        self.run.set_immediate_exit(true);
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(thread) = *thread {
+        let inner = self.inner();
+        if let Some(run) = &inner.run {
+            run.set_immediate_exit(true);
+        }
+        if let Some(thread) = inner.thread {
             // It runs, so that the only error is a queue of signals that is full: then one is pending already.
             let _ = kick::send(thread, self.signal);
         }
@@ -145,7 +158,9 @@ impl VcpuKicker {
 
     /// The kick has been seen. To be called before looking at what it was for.
     pub(super) fn clear(&self) {
-        self.run.set_immediate_exit(false);
+        if let Some(run) = &self.inner().run {
+            run.set_immediate_exit(false);
+        }
     }
 }
 
@@ -153,6 +168,6 @@ pub(super) struct Entered<'a>(&'a VcpuKicker);
 
 impl Drop for Entered<'_> {
     fn drop(&mut self) {
-        *self.0.thread.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.0.inner() = Kicked { run: None, thread: None };
     }
 }

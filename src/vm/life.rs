@@ -1,6 +1,6 @@
 //! Starting, stopping, pausing, waiting.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::agent::wire::Request;
@@ -9,9 +9,12 @@ use super::boot::Initramfs;
 use super::config::VmConfig;
 use super::devices::ConsoleRing;
 use super::exit::ExitReason;
+use super::group::{self, Parent};
 use super::handle::{Live, Run, Vm};
+use super::limits::{self, Given};
 use super::machine::Machine;
 use super::state::{elsewhere, record_of_now};
+use crate::cgroup::Enforce;
 use crate::error::{Error, ErrorKind, Result};
 use crate::exit::ExitStatus;
 use crate::instance::{
@@ -38,9 +41,9 @@ impl Vm {
     /// streams.
     ///
     /// # Errors
-    /// As there. [`Unsupported`](crate::ErrorKind::Unsupported) where KVM is not there or lacks something, which the
-    /// error names, and for streams; [`PermissionDenied`](crate::ErrorKind::PermissionDenied) where this user may not
-    /// use it; [`InvalidConfig`](crate::ErrorKind::InvalidConfig) for a kernel or an initramfs that cannot be used, with
+    /// As there. [`Unsupported`](crate::ErrorKind::Unsupported) where KVM is not there, may not be used by this user or lacks
+    /// something, which the error names, for streams, and for limits that cannot be set here;
+    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) for a kernel or an initramfs that cannot be used, with
     /// the file, what is wrong and a way out.
     pub fn start_with(&self, options: StartOptions) -> Result<Pipes> {
         let started = self.begin(Action::Start).and_then(|_guard| self.start_locked(&options));
@@ -70,16 +73,36 @@ impl Vm {
             }
             Run::Elsewhere { pid, .. } => return Err(elsewhere(*pid)),
         }
+        self.refresh()?;
         let config = self.config();
         let store = &self.runtime.inner().store;
-        let record = record_of_now()?;
+        let vms = self.runtime.vms();
+        let (parent, refused) = match Parent::find(vms.placement()) {
+            Ok(parent) => (parent, None),
+            Err(e) if config.enforce == Enforce::BestEffort => (None, Some(e)),
+            Err(e) => return Err(e),
+        };
+        let name = group::name(&self.runtime.inner().tag, &self.id());
+        let record = record_of_now(parent.as_ref().map(|parent| parent.path_of(&name)).as_deref())?;
         // Before it runs: another runtime that looks now sees that it does.
         store.save_run(&self.id(), config.durability(), &record)?;
         let console = Arc::new(ConsoleRing::new(config.console_ring));
-        let started = self.machine(&config, &console);
+        let started = limits::prepare(&config, parent, &name, vms.above()).and_then(|mut given| {
+            given.skipped.extend(refused.map(|e| format!("cgroup: {e}")));
+            // Its threads have ended where this fails.
+            let started = self.machine(&config, &console, &given);
+            match (started, &given.group) {
+                (Ok((machine, agent)), _) => Ok((machine, agent, given)),
+                (Err(e), None) => Err(e),
+                (Err(e), Some(group)) => Err(match group.remove(vms.above()) {
+                    Ok(()) => e,
+                    Err(left) => e.also(format!("its cgroup could not be removed: {left}")),
+                }),
+            }
+        });
         match started {
-            Ok((machine, agent)) => {
-                let live = Arc::new(Live { machine, console, record, agent });
+            Ok((machine, agent, given)) => {
+                let live = Arc::new(Live { machine, console, record, agent, given: Mutex::new(given) });
                 self.runtime.vms().started(&self.uuid, &self.id(), config.durability(), &live);
                 *self.run() = Run::Live(live);
                 Ok(())
@@ -94,8 +117,13 @@ impl Vm {
         }
     }
 
-    /// A machine that runs, and who listens for its agent.
-    fn machine(&self, config: &VmConfig, console: &Arc<ConsoleRing>) -> Result<(Machine, Option<Agent>)> {
+    /// A machine that runs in its place, and who listens for its agent.
+    fn machine(
+        &self,
+        config: &VmConfig,
+        console: &Arc<ConsoleRing>,
+        given: &Given,
+    ) -> Result<(Machine, Option<Agent>)> {
         let mut spec = config.spec();
         let token = match &config.guest {
             Some(guest) => {
@@ -107,8 +135,9 @@ impl Vm {
             None => None,
         };
         let machine = Machine::start(&spec, Arc::clone(console), &[])?;
-        // It has run for a moment, and its guest cannot be up yet; and if it were, it would try again.
         let agent = token.and_then(|token| Some(Agent::new(token, Arc::clone(machine.vsock()?))));
+        limits::place(config, &machine, given)?;
+        machine.control().resume()?;
         Ok((machine, agent))
     }
 

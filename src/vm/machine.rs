@@ -3,25 +3,31 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use super::arch::{self, EVENT_GSI, Processors, SERIAL_GSI, ports};
 use super::assembly::Assembly;
 use super::boot::{self, BootProtocol, Initramfs};
 use super::control::Control;
-use super::devices::virtio::{self, Balloon, Keys, OpenDisk, OpenSocket, VsockHost};
+use super::devices::virtio::{self, Balloon, DiskCounters, Keys, OpenDisk, OpenSocket, VsockHost};
 use super::devices::{BusDevice, ConsoleRing, Keyboard, PanicPort, PowerPorts, Rtc, Serial};
 use super::disk::Disk;
 use super::event_loop::EventLoop;
 use super::exit::ExitReason;
 use super::kick::{self, Kicker, VcpuKicker};
-use super::memory::{self, MemoryBacking};
+use super::memory::{self, Memory, MemoryBacking};
+use super::threads::{Role, Threads};
 use super::vcpu::{Buses, Counters, ExitCounts, VcpuThread};
 use super::vsock::Vsock;
 use super::{devices, host};
 use crate::error::{Error, Result};
+use crate::op::Deadline;
 use crate::sys::vm::event::Event;
 use crate::sys::vm::kick::block_all_but;
 use crate::sys::vm::kvm::KvmVm;
+
+/// How long new threads may take to come to their first rest.
+const FIRST_REST: Duration = Duration::from_secs(60);
 
 /// What a machine is made from.
 #[derive(Clone, Debug)]
@@ -47,7 +53,10 @@ pub(super) struct Spec {
 /// A machine that runs, or has ended. Dropping it ends it and waits for its threads.
 pub(super) struct Machine {
     control: Arc<Control>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    handles: Mutex<Vec<JoinHandle<()>>>,
+    threads: Arc<Threads>,
+    memory: Memory,
+    disks: Vec<Arc<DiskCounters>>,
     counters: Vec<Arc<Counters>>,
     serial: Arc<Serial>,
     power_button: Event,
@@ -67,7 +76,7 @@ impl std::fmt::Debug for Machine {
 pub(super) type AddDevice<'a> = &'a dyn Fn(&mut Assembly) -> Result<()>;
 
 impl Machine {
-    /// Makes it and lets it run.
+    /// Makes it, with its threads, which rest until [`Control::resume`].
     pub(super) fn start(spec: &Spec, console: Arc<ConsoleRing>, devices: &[AddDevice<'_>]) -> Result<Self> {
         // Before anything is made.
         let disks = spec.disks.iter().enumerate().map(|(n, disk)| OpenDisk::open(disk, n));
@@ -96,6 +105,7 @@ impl Machine {
         let serial = Arc::new(Serial::new(Arc::clone(&console), assembly.interrupt(SERIAL_GSI)?));
         let power_button = assembly.interrupt(EVENT_GSI)?;
         add_ports(&mut assembly, &serial)?;
+        let disk_counters = disks.iter().map(|disk| Arc::clone(disk.counters())).collect();
         for (n, disk) in disks.into_iter().enumerate() {
             virtio::add(&mut assembly, Box::new(virtio::Block::new(disk, n)))?;
         }
@@ -117,7 +127,7 @@ impl Machine {
         let mut balloon = None;
         if spec.balloon {
             let shared = Arc::new(Balloon::new()?);
-            virtio::add(&mut assembly, Box::new(virtio::BalloonDevice(Arc::clone(&shared))))?;
+            virtio::add(&mut assembly, Box::new(virtio::BalloonDevice::new(Arc::clone(&shared))))?;
             balloon = Some(shared);
         }
         if spec.rng {
@@ -126,7 +136,7 @@ impl Machine {
         for add in devices {
             add(&mut assembly)?;
         }
-        let Assembly { buses, nodes, handlers, own, .. } = assembly;
+        let Assembly { buses, memory, nodes, handlers, own, .. } = assembly;
         arch::describe(&memory, spec.memory, &loaded, &spec.command_line, spec.vcpus, &nodes)?;
 
         let buses = Arc::new(buses);
@@ -151,16 +161,31 @@ impl Machine {
         control.set_kickers(kickers);
 
         let counters = vcpus.iter().map(|v| Arc::clone(&v.counters)).collect();
-        let machine =
-            Self { control, threads: Mutex::default(), counters, serial, power_button, vsock, balloon, keys };
+        let (handles, threads) = (Mutex::default(), Arc::default());
+        let machine = Self {
+            control,
+            handles,
+            threads,
+            memory,
+            disks: disk_counters,
+            counters,
+            serial,
+            power_button,
+            vsock,
+            balloon,
+            keys,
+        };
         // From here on a failure drops the machine, which ends what runs.
         for (name, event_loop) in loops {
-            machine.spawn(format!("{name}:{}", spec.name), None, move |control| event_loop.run(control))?;
+            let name = format!("{name}:{}", spec.name);
+            machine.spawn(name, Role::Devices, None, move |control| event_loop.run(control))?;
         }
         for (id, vcpu) in vcpus.into_iter().enumerate() {
-            machine
-                .spawn(format!("vcpu{id}:{}", spec.name), Some(signal), move |control| vcpu.run(control))?;
+            let name = format!("vcpu{id}:{}", spec.name);
+            let role = Role::Vcpu(u8::try_from(id).unwrap_or(u8::MAX));
+            machine.spawn(name, role, Some(signal), move |control| vcpu.run(control))?;
         }
+        machine.control.pause(Deadline::after(FIRST_REST), None)?;
         Ok(machine)
     }
 
@@ -168,11 +193,13 @@ impl Machine {
     fn spawn(
         &self,
         name: String,
+        role: Role,
         kick: Option<i32>,
         run: impl FnOnce(&Control) + Send + 'static,
     ) -> Result<()> {
-        let control = Arc::clone(&self.control);
+        let (control, threads) = (Arc::clone(&self.control), Arc::clone(&self.threads));
         let body = move || {
+            let _entered = threads.enter(role);
             // It cannot fail with these arguments, as it has not just before.
             drop(block_all_but(kick));
             let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(&control)));
@@ -185,12 +212,16 @@ impl Machine {
         let thread = std::thread::Builder::new().name(name.chars().take(15).collect()).spawn(body);
         mask.restore();
         let thread = thread.map_err(|e| Error::io("start a thread of the machine", e))?;
-        self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+        self.handles.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
         Ok(())
     }
 
     pub(super) fn control(&self) -> &Control {
         &self.control
+    }
+
+    pub(super) fn threads(&self) -> &Threads {
+        &self.threads
     }
 
     /// Ends it, if it has not ended, and waits for its threads.
@@ -201,7 +232,7 @@ impl Machine {
 
     /// Waits for the threads of a machine that has ended, or ends just now.
     pub(super) fn join(&self) {
-        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        let threads = std::mem::take(&mut *self.handles.lock().unwrap_or_else(PoisonError::into_inner));
         let own = std::thread::current().id();
         for thread in threads {
             // The last handle may go in a thread of the machine itself.
@@ -223,6 +254,15 @@ impl Machine {
             Some(keys) => keys.write(bytes),
             None => self.serial.input(bytes),
         }
+    }
+
+    pub(super) fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    /// What its disks count, in the guest's order.
+    pub(super) fn disks(&self) -> &[Arc<DiskCounters>] {
+        &self.disks
     }
 
     /// Its balloon, where it has one.

@@ -168,6 +168,14 @@ pub(crate) fn register(memory: &Memory, vm: &KvmVm) -> Result<()> {
     Ok(())
 }
 
+/// Bytes of it that are in the host's memory.
+pub(crate) fn resident(memory: &Memory) -> Result<u64> {
+    use vm_memory::GuestMemoryBackend as _;
+    let pages = memory.iter().map(|region| region.mapping.resident());
+    let sum = pages.sum::<std::result::Result<u64, Errno>>();
+    sum.map_err(|e| Error::sys("look at the memory of the guest", e))
+}
+
 /// Gives the host's memory behind these addresses back, where they are the guest's. They read as zeroes then.
 pub(crate) fn give_back(memory: &Memory, start: u64, len: u64) {
     use vm_memory::GuestMemoryBackend as _;
@@ -199,6 +207,10 @@ mod tests {
             memory.write_obj(1_u8, GuestAddress((33 << 20) - 1)).unwrap();
             assert!(memory.write_obj(1_u16, GuestAddress((33 << 20) - 1)).is_err());
             assert!(memory.read_obj::<u8>(GuestAddress(33 << 20)).is_err());
+            let one = resident(&memory).unwrap();
+            assert!((1..=4 << 20).contains(&one), "{one}");
+            give_back(&memory, 32 << 20, 1 << 20);
+            assert!(resident(&memory).unwrap() < one);
         }
     }
 

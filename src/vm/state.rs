@@ -1,10 +1,12 @@
 //! What is known of a machine's runs: here, on record, and among the processes of the host.
 
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::sync::Arc;
 
 use rustix::process::Pid;
 
+use super::group;
 use super::handle::{Ended, Live, Run, Seen, Vm, VmRecord};
 use crate::error::{Error, ErrorKind, Result};
 use crate::exit::ExitStatus;
@@ -57,9 +59,15 @@ impl Vm {
             _ => {}
         }
         let started_at = record.started_at;
+        if let Some(path) =
+            record.cgroup_path.as_deref().filter(|_| record.exit.is_some() || !is_there(&record))
+        {
+            // Where it cannot be removed now the next start says so.
+            let _ = group::remove_left(Path::new(path));
+        }
         *run = match record.exit {
             None if is_there(&record) => Run::Elsewhere { pid: record.pid, started_at },
-            // Its process has died, and the machine with it.
+            // Its process has died, and the machine with it, but for its cgroup.
             exit => Run::Ended(Ended { exit: exit.unwrap_or(ExitStatus::Unknown), started_at, seen: None }),
         };
         Ok(())
@@ -94,7 +102,7 @@ impl Vm {
         let seen = Seen { reason, console: Arc::clone(&live.console), counts: live.machine.exit_counts() };
         *run = Run::Ended(Ended { exit, started_at: live.record.started_at, seen: Some(seen) });
         drop(run);
-        let record = RunRecord { exit: Some(exit), ..live.record.clone() };
+        let record = live.record(Some(exit), self.runtime.vms().above());
         match self.runtime.inner().store.save_run(&self.id(), self.config().durability(), &record) {
             // Deleted behind our back; or a full disk, which must not keep it from ending.
             Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Exhausted) => Ok(()),
@@ -150,7 +158,12 @@ impl Vm {
             (None, None) => "none".to_owned(),
         };
         match &*self.run() {
-            Run::Live(live) => info.started_at = Some(live.record.started_at),
+            Run::Live(live) => {
+                let given = live.given();
+                info.started_at = Some(live.record.started_at);
+                info.cgroup = given.group.as_ref().map(|group| group.path().to_owned());
+                info.skipped_limits = given.skipped.clone();
+            }
             Run::Elsewhere { started_at, .. } => info.started_at = Some(*started_at),
             Run::Ended(ended) => {
                 info.exit_status = Some(ended.exit);
@@ -175,7 +188,7 @@ pub(super) fn elsewhere(pid: u32) -> Error {
 }
 
 /// The record of a run that begins now in this process.
-pub(super) fn record_of_now() -> Result<RunRecord> {
+pub(super) fn record_of_now(cgroup: Option<&Path>) -> Result<RunRecord> {
     let failed = |e| Error::sys("identify this process", e);
     let pid = rustix::process::getpid();
     let fd = pidfd::open(pid).map_err(failed)?;
@@ -185,7 +198,7 @@ pub(super) fn record_of_now() -> Result<RunRecord> {
         start_time_ticks: if unique { None } else { start_time(pid) },
         pidfd_inode: if unique { Some(pidfd::identity(fd.as_fd()).map_err(failed)?) } else { None },
         boot_id: boot_id()?.to_owned(),
-        cgroup_path: None,
+        cgroup_path: cgroup.map(|path| path.display().to_string()),
         cgroup_id: None,
         started_at: std::time::SystemTime::now(),
         exit: None,

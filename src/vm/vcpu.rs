@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use serde::{Deserialize, Serialize};
+
 use super::control::{Control, Next};
 use super::devices::Bus;
 use super::exit::ExitReason;
@@ -16,7 +18,7 @@ const CRASH: u32 = 3;
 
 /// How often a machine's processors came out of the kernel. Each costs as much as some thousand of the guest's
 /// instructions.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ExitCounts {
     /// For an access to a port.

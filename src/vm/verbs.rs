@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use super::config::VmConfig;
 use super::handle::{Run, Vm, VmRecord};
+use crate::cgroup::Skipped;
 use crate::error::{Error, ErrorKind, Result};
 use crate::exit::ExitStatus;
 use crate::instance::{
     DeleteMode, DeleteOptions, Exec, FreezeOptions, Instance, InstanceConfig, InstanceInfo, InstanceKind,
-    KillOptions, Pipes, RestartOptions, ShutdownOptions, StartOptions, Status, StopOptions, WaitOptions,
-    sealed,
+    KillOptions, Metrics, Pipes, RestartOptions, ShutdownOptions, StartOptions, Status, StopOptions,
+    UpdateOptions, WaitOptions, sealed,
 };
 use crate::name::{InstanceId, InstanceName};
 use crate::op::Action;
@@ -198,6 +199,10 @@ impl Instance for Vm {
         Self::unfreeze_with(self, options)
     }
 
+    fn update_with(&self, options: UpdateOptions) -> Result<Vec<Skipped>> {
+        Self::update_with(self, options)
+    }
+
     fn wait_with(&self, options: WaitOptions) -> Result<ExitStatus> {
         Self::wait_with(self, options)
     }
@@ -212,5 +217,9 @@ impl Instance for Vm {
 
     fn exec(&self) -> Option<&dyn Exec> {
         self.config().guest.as_ref().map(|_| self as &dyn Exec)
+    }
+
+    fn metrics(&self) -> Option<&dyn Metrics> {
+        Some(self)
     }
 }

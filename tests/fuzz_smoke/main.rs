@@ -15,6 +15,8 @@ mod policy;
 #[path = "../../fuzz/targets/record.rs"]
 mod record;
 mod seeds;
+#[path = "../../fuzz/targets/views.rs"]
+mod views;
 #[path = "../../fuzz/targets/vm.rs"]
 mod vm;
 
@@ -89,6 +91,11 @@ fn record_smoke() {
 }
 
 #[test]
+fn views_smoke() {
+    smoke("views", 40_000, views::run);
+}
+
+#[test]
 fn vm_smoke() {
     smoke("vm", 20_000, vm::run);
 }
@@ -123,6 +130,11 @@ fn seeds_are_taken() {
     }
     for form in ["status", "mount options", "bpf load", "bpf program", "path", "found"] {
         assert!(forms.contains(form), "no seed is taken for: {form}; {forms:?}");
+    }
+    for entry in seed_dir("views").read_dir().unwrap() {
+        let path = entry.unwrap().path();
+        let [answered, ..] = stockade::fuzzing::views(&std::fs::read(&path).unwrap());
+        assert!(answered > 0, "{}: nothing is answered", path.display());
     }
     let (mut plans, mut reports) = (0, 0);
     for entry in seed_dir("plan").read_dir().unwrap() {

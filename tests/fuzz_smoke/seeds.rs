@@ -34,7 +34,7 @@ fn sh(dir: &Path, script: &str) {
 fn write_seeds() {
     require_root!();
     let root = require_fixture!("busybox");
-    for target in ["archive", "notify", "policy", "record"] {
+    for target in ["archive", "notify", "policy", "record", "views"] {
         fs::remove_dir_all(seed_dir(target)).unwrap();
         fs::create_dir(seed_dir(target)).unwrap();
     }
@@ -44,6 +44,39 @@ fn write_seeds() {
     policies();
     callers();
     plans();
+    requests();
+}
+
+/// Requests of FUSE as Linux sends them.
+fn requests() {
+    let words = |words: &[u64]| words.iter().flat_map(|n| n.to_ne_bytes()).collect::<Vec<u8>>();
+    let request = |opcode: u32, node: u64, body: &[u8]| {
+        let length = u32::try_from(40 + body.len()).unwrap();
+        let head = [length.to_ne_bytes(), opcode.to_ne_bytes()].concat();
+        [head, words(&[7, node, 0, 4711]), body.to_vec()].concat()
+    };
+    let init = request(26, 0, &[vec![7, 0, 0, 0, 45, 0, 0, 0, 0, 0, 2, 0], vec![0xff; 52]].concat());
+    let lookup = request(1, 1, b"meminfo\0");
+    let attributes = request(3, 2, &words(&[0, 0]));
+    let open = request(14, 2, &words(&[0x8000]));
+    let read = |from, size| request(15, 2, &words(&[1, from, size, 0, 0x8000]));
+    let release = request(18, 2, &words(&[1, 0x8000, 0]));
+    let others =
+        [request(2, 2, &words(&[1])), request(22, 2, b"\0\0\0\0\0\0\0\0user.x\0"), request(17, 1, b"")]
+            .concat();
+    let parts = [read(0, 4096), read(1000, 131_072), read(1 << 40, 1)].concat();
+    for (name, bytes) in [
+        ("begin", [init, lookup.clone()].concat()),
+        ("read", [&*attributes, &open, &parts, &release].concat()),
+        ("twice", [&*open, &open, &read(2, 10), &read(0, 10)].concat()),
+        ("others", [lookup, others].concat()),
+        (
+            "lookups",
+            [b"stat\0".as_slice(), b"kcore\0", b"", b"a/b\0"].map(|name| request(1, 1, name)).concat(),
+        ),
+    ] {
+        fs::write(seed_dir("views").join(name), bytes).unwrap();
+    }
 }
 
 fn archives() {

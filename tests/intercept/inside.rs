@@ -60,16 +60,17 @@ fn name(errno: i32) -> String {
         (libc::ENOSYS, "ENOSYS"),
         (libc::ELOOP, "ELOOP"),
         (libc::ENAMETOOLONG, "ENAMETOOLONG"),
+        (libc::ENODEV, "ENODEV"),
         (libc::EBUSY, "EBUSY"),
     ];
     known.iter().find(|(n, _)| *n == errno).map_or_else(|| errno.to_string(), |(_, name)| (*name).to_owned())
 }
 
-fn text(s: &str) -> CString {
+pub(super) fn text(s: &str) -> CString {
     CString::new(s).unwrap()
 }
 
-fn at(s: &CString) -> u64 {
+pub(super) fn at(s: &CString) -> u64 {
     s.as_ptr() as u64
 }
 
@@ -99,7 +100,7 @@ fn entry() {
         "bench" => bench(),
         "abis" => abis(),
         "turns" => super::turns::turns(),
-        other => panic!("{other}"),
+        other => super::inside_fuse::entry(other),
     }
 }
 

@@ -10,8 +10,11 @@ mod rig;
 mod calls;
 mod ends;
 mod inside;
+mod inside_fuse;
+mod memory;
 mod mounts;
 mod nodes;
+mod programs;
 mod turns;
 
 use std::sync::Arc;

@@ -173,3 +173,15 @@ fn the_device_policy_has_the_last_word() {
     end(c);
     rig.end();
 }
+
+/// The helper holds it no longer by the time that the caller goes on.
+#[test]
+fn a_node_that_was_mounted_can_be_unmounted_at_once() {
+    let Some(rig) = Rig::new() else { return };
+    let c = rig.run(busybox("busy").intercept(Interception::new().mknod(Nodes::Usable)));
+    let rounds = support::scaled(2000);
+    works(&c, &format!("for i in $(seq {rounds}); do mknod /null c 1 3; umount /null; rm /null; done"));
+    eprintln!("{rounds} nodes unmounted at once");
+    end(c);
+    rig.end();
+}

@@ -4,12 +4,16 @@ use std::io::{Read, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use stockade::cgroup::{Limit, Limits};
 use stockade::instance::{ExecOptions, FreezeOptions, Instance, ShutdownOptions, Stdio, WaitOptions};
 use stockade::process::User;
-use stockade::vm::{ExitReason, Guest, GuestInit, PackImage, RootMode};
+use stockade::vm::{ExitReason, Guest, GuestInit, PackImage, RootMode, VmBuilder};
 use stockade::{ErrorKind, ExitStatus, Rootfs, Signal, Vm, VmConfig};
 
 use super::{Kernel, LINE, PATIENCE, Rig, ended, rig};
+
+/// Of a guest.
+const MEMORY: u64 = 256 << 20;
 
 fn patient() -> WaitOptions {
     WaitOptions::new().deadline(PATIENCE)
@@ -21,17 +25,19 @@ fn busybox(rig: &Rig) -> std::path::PathBuf {
     PackImage::new(Rootfs::dir(root)).free(8 << 20).run(rig.dir.path().join("images")).unwrap()
 }
 
-fn boot(rig: &Rig, kernel: &Kernel, name: &str, guest: Guest) -> Arc<Vm> {
-    let config = VmConfig::builder(name)
-        .kernel(&kernel.vmlinux)
-        .guest(guest)
-        .command_line(LINE)
-        .memory(256 << 20)
-        .rng()
-        .ephemeral();
+fn config(kernel: &Kernel, name: &str, guest: Guest) -> VmBuilder {
+    let config = VmConfig::builder(name).kernel(&kernel.vmlinux).guest(guest).command_line(LINE);
+    config.memory(MEMORY).rng().ephemeral()
+}
+
+fn start(rig: &Rig, config: VmBuilder) -> Arc<Vm> {
     let vm = rig.runtime.create(config.build().unwrap()).unwrap();
     vm.start().unwrap();
     vm
+}
+
+fn boot(rig: &Rig, kernel: &Kernel, name: &str, guest: Guest) -> Arc<Vm> {
+    start(rig, config(kernel, name, guest))
 }
 
 fn up(vm: &Vm) {
@@ -47,94 +53,114 @@ fn run(vm: &Vm, args: &[&str]) -> (ExitStatus, String) {
     (out.status, String::from_utf8(out.stdout).unwrap())
 }
 
+/// KiB of this process that are resident: all, and those of the mapping of that many bytes.
+fn resident(guest: u64) -> (u64, u64) {
+    let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+    let (mut all, mut of_guest, mut inside) = (0, 0, false);
+    for line in smaps.lines() {
+        if let Some((from, rest)) = line.split_once('-')
+            && let Ok(from) = u64::from_str_radix(from, 16)
+        {
+            let to = rest.split(' ').next().and_then(|to| u64::from_str_radix(to, 16).ok());
+            inside = to.is_some_and(|to| to - from == guest);
+        }
+        if let Some(kib) = line.strip_prefix("Rss:") {
+            let kib: u64 = kib.trim().trim_end_matches(" kB").parse().unwrap();
+            all += kib;
+            of_guest += if inside { kib } else { 0 };
+        }
+    }
+    (all, of_guest)
+}
+
 #[test]
-#[ignore = "the emulated KVM of the lane is not steady with Linux: see CONTRIBUTING.md"]
-fn commands_run_in_guests_with_roots_on_disks() {
+fn commands_memory_and_consoles_in_guests_with_roots_on_disks() {
     let rig = require_rig!();
     let image = busybox(&rig);
     for kernel in &rig.kernels {
+        let (before, _) = resident(MEMORY);
         let begin = Instant::now();
-        let vm = boot(&rig, kernel, "exec", Guest::new(&kernel.modules).root(&image, RootMode::Overlay));
+        let config = config(kernel, "exec", Guest::new(&kernel.modules).root(&image, RootMode::Overlay));
+        let vm = start(&rig, config.balloon().virtio_console());
         up(&vm);
         let to_agent = begin.elapsed();
+        let (all, guest) = resident(MEMORY);
+        let overhead = (all - guest).saturating_sub(before);
+
         let (status, release) = run(&vm, &["uname", "-r"]);
         assert_eq!((status, release.trim()), (ExitStatus::Exited(0), kernel.release.as_str()));
-        // Input, output, errors, status.
-        let options = ExecOptions::new(["sh", "-c", "cat; echo \"$WHAT\" >&2; exit 3"])
-            .env("WHAT", "error")
-            .stdin(Stdio::Piped)
-            .stdout(Stdio::Piped)
-            .stderr(Stdio::Piped)
-            .deadline(PATIENCE);
-        let mut cat = vm.exec(options).unwrap();
-        let text = "0123456789abcdef".repeat(20_000);
-        let mut stdin = std::fs::File::from(cat.take_stdin().unwrap());
-        let sent = text.clone();
-        let writer = std::thread::spawn(move || stdin.write_all(sent.as_bytes()).unwrap());
-        let mut back = String::new();
-        std::fs::File::from(cat.take_stdout().unwrap()).read_to_string(&mut back).unwrap();
-        writer.join().unwrap();
-        let mut errors = String::new();
-        std::fs::File::from(cat.take_stderr().unwrap()).read_to_string(&mut errors).unwrap();
-        assert_eq!((cat.wait().unwrap(), errors.as_str()), (ExitStatus::Exited(3), "error\n"));
-        assert!(back == text, "{} of {} bytes came back", back.len(), text.len());
-        // Who and where.
-        let options = ExecOptions::new(["sh", "-c", "id -u; id -g; pwd"]);
-        let out = vm
-            .exec(options.user(User::new(7, 8)).cwd("/tmp").stdout(Stdio::Piped).deadline(PATIENCE))
-            .unwrap()
-            .output()
-            .unwrap();
-        assert_eq!(String::from_utf8(out.stdout).unwrap(), "7\n8\n/tmp\n");
-        // Signals.
-        let mut sleeps = vm.exec(ExecOptions::new(["sleep", "1000"]).deadline(PATIENCE)).unwrap();
-        assert_eq!(sleeps.wait_timeout(Duration::from_millis(100)).unwrap(), None);
-        sleeps.signal(Signal::TERM).unwrap();
-        assert_eq!(sleeps.wait().unwrap(), ExitStatus::Signaled { signal: 15, core_dumped: false });
-        assert_eq!(sleeps.signal(Signal::TERM).unwrap_err().kind(), ErrorKind::InvalidState);
-        assert!(sleeps.take_stdin().is_none());
-        // Programs that are none.
-        for (program, kind) in
-            [("no-such", ErrorKind::PayloadNotFound), ("/etc", ErrorKind::PayloadNotExecutable)]
-        {
-            let e = vm.exec(ExecOptions::new([program]).deadline(PATIENCE)).unwrap_err();
-            assert_eq!((e.kind(), e.what()), (kind, Some(program)), "{e}");
-        }
-        let begin = Instant::now();
-        let rounds = 10;
-        (0..rounds).for_each(|_| assert_eq!(run(&vm, &["true"]).0, ExitStatus::Exited(0)));
-        let round_trip = begin.elapsed() / rounds;
-        let state = vm.guest_state(patient()).unwrap();
-        assert!(state.memory_total > 100 << 20 && state.memory_available < state.memory_total, "{state:?}");
-        assert!((state.cpus, state.hostname.as_str()) == (1, "exec") && state.processes > 1, "{state:?}");
-        vm.sync_time(patient()).unwrap();
-        vm.freeze_filesystems(patient()).unwrap();
-        vm.thaw_filesystems(patient()).unwrap();
-        assert_eq!(run(&vm, &["touch", "/written"]).0, ExitStatus::Exited(0));
+        streams_come_back_whole(&vm);
+        users_signals_and_programs_that_are_none(&vm);
+        let round_trip = many_one_by_one_and_at_once(&vm);
+        assert_eq!(run(&vm, &["sh", "-c", "dd if=/dev/hwrng bs=16 count=4 2>/dev/null | wc -c"]).1, "64\n");
+        run(&vm, &["sh", "-c", "echo from hvc0 > /dev/hvc0"]);
+        super::says(&vm, "from hvc0");
+        assert_eq!(vm.console_input(b"typed\n").unwrap(), 6);
+        assert_eq!(run(&vm, &["head", "-n", "1", "/dev/hvc0"]).1, "typed\n");
+        state_clock_and_file_systems(&vm);
+        let balloon = memory_comes_back(&vm);
         let counts = vm.exit_counts();
         vm.shutdown_with(ShutdownOptions::new().deadline(PATIENCE)).unwrap();
         assert_eq!(vm.exit_reason(), Some(ExitReason::Poweroff(0)));
         println!(
-            "{}: {} ms to the agent, {} ms for exec, {counts:?}",
+            "{}: {} ms to the agent, {round_trip} for exec, {counts:?}; guest {guest} KiB after boot, {balloon}; overhead \
+             {overhead} KiB",
             kernel.release,
             to_agent.as_millis(),
-            round_trip.as_millis()
         );
     }
 }
 
-#[test]
-#[ignore = "the emulated KVM of the lane is not steady with Linux: see CONTRIBUTING.md"]
-fn a_hundred_commands_at_once() {
-    let rig = require_rig!();
-    let image = busybox(&rig);
-    let kernel = &rig.kernels[0];
-    let vm = boot(&rig, kernel, "many", Guest::new(&kernel.modules).root(&image, RootMode::Overlay));
-    up(&vm);
+fn streams_come_back_whole(vm: &Vm) {
+    let options = ExecOptions::new(["sh", "-c", "cat; echo \"$WHAT\" >&2; exit 3"])
+        .env("WHAT", "error")
+        .stdin(Stdio::Piped)
+        .stdout(Stdio::Piped)
+        .stderr(Stdio::Piped)
+        .deadline(PATIENCE);
+    let mut cat = vm.exec(options).unwrap();
+    let text = "0123456789abcdef".repeat(20_000);
+    let mut stdin = std::fs::File::from(cat.take_stdin().unwrap());
+    let sent = text.clone();
+    let writer = std::thread::spawn(move || stdin.write_all(sent.as_bytes()).unwrap());
+    let mut back = String::new();
+    std::fs::File::from(cat.take_stdout().unwrap()).read_to_string(&mut back).unwrap();
+    writer.join().unwrap();
+    let mut errors = String::new();
+    std::fs::File::from(cat.take_stderr().unwrap()).read_to_string(&mut errors).unwrap();
+    assert_eq!((cat.wait().unwrap(), errors.as_str()), (ExitStatus::Exited(3), "error\n"));
+    assert!(back == text, "{} of {} bytes came back", back.len(), text.len());
+}
+
+fn users_signals_and_programs_that_are_none(vm: &Vm) {
+    let options = ExecOptions::new(["sh", "-c", "id -u; id -g; pwd"]);
+    let options = options.user(User::new(7, 8)).cwd("/tmp").stdout(Stdio::Piped).deadline(PATIENCE);
+    let out = vm.exec(options).unwrap().output().unwrap();
+    assert_eq!(String::from_utf8(out.stdout).unwrap(), "7\n8\n/tmp\n");
+    let mut sleeps = vm.exec(ExecOptions::new(["sleep", "1000"]).deadline(PATIENCE)).unwrap();
+    assert_eq!(sleeps.wait_timeout(Duration::from_millis(100)).unwrap(), None);
+    sleeps.signal(Signal::TERM).unwrap();
+    assert_eq!(sleeps.wait().unwrap(), ExitStatus::Signaled { signal: 15, core_dumped: false });
+    assert_eq!(sleeps.signal(Signal::TERM).unwrap_err().kind(), ErrorKind::InvalidState);
+    assert!(sleeps.take_stdin().is_none());
+    for (program, kind) in
+        [("no-such", ErrorKind::PayloadNotFound), ("/etc", ErrorKind::PayloadNotExecutable)]
+    {
+        let e = vm.exec(ExecOptions::new([program]).deadline(PATIENCE)).unwrap_err();
+        assert_eq!((e.kind(), e.what()), (kind, Some(program)), "{e}");
+    }
+}
+
+/// Says how long they took.
+fn many_one_by_one_and_at_once(vm: &Arc<Vm>) -> String {
+    let begin = Instant::now();
+    let rounds = 10;
+    (0..rounds).for_each(|_| assert_eq!(run(vm, &["true"]).0, ExitStatus::Exited(0)));
+    let round_trip = begin.elapsed() / rounds;
     let begin = Instant::now();
     let threads: Vec<_> = (0..100)
         .map(|n| {
-            let vm = Arc::clone(&vm);
+            let vm = Arc::clone(vm);
             std::thread::spawn(move || {
                 let (status, text) = run(&vm, &["sh", "-c", &format!("echo {n}; exit {n}")]);
                 assert_eq!((status, text), (ExitStatus::Exited(n), format!("{n}\n")));
@@ -144,37 +170,66 @@ fn a_hundred_commands_at_once() {
     for thread in threads {
         thread.join().unwrap();
     }
-    println!("100 commands at once: {} ms", begin.elapsed().as_millis());
-    vm.stop().unwrap();
+    format!("{} ms (100 at once: {} ms)", round_trip.as_millis(), begin.elapsed().as_millis())
+}
+
+fn state_clock_and_file_systems(vm: &Vm) {
+    let state = vm.guest_state(patient()).unwrap();
+    assert!(state.memory_total > 100 << 20 && state.memory_available < state.memory_total, "{state:?}");
+    assert!((state.cpus, state.hostname.as_str()) == (1, "exec") && state.processes > 1, "{state:?}");
+    vm.sync_time(patient()).unwrap();
+    vm.freeze_filesystems(patient()).unwrap();
+    vm.thaw_filesystems(patient()).unwrap();
+    assert_eq!(run(vm, &["touch", "/written"]).0, ExitStatus::Exited(0));
+}
+
+/// Touched by the guest, then given back.
+fn memory_comes_back(vm: &Vm) -> String {
+    run(vm, &["sh", "-c", "dd if=/dev/zero of=/tmp/x bs=1M count=80 2>/dev/null; rm /tmp/x"]);
+    let (_, touched) = resident(MEMORY);
+    vm.set_balloon(128 << 20).unwrap();
+    support::until(PATIENCE, "the guest gives memory back", || vm.balloon().unwrap() >= 120 << 20);
+    let (_, left) = resident(MEMORY);
+    assert!(left + (40 << 10) < touched, "{touched} KiB before, {left} KiB after");
+    vm.set_balloon(0).unwrap();
+    support::until(PATIENCE, "the guest has it again", || vm.balloon().unwrap() == 0);
+    // The same as a limit, and what the guest says of it.
+    vm.update(Limits::new().memory_max(160 << 20)).unwrap();
+    support::until(PATIENCE, "the guest keeps to its limit", || vm.balloon().unwrap() >= 90 << 20);
+    let said = || vm.vm_stats().unwrap().balloon.unwrap().guest;
+    // Linux counts what is in the balloon among all that it has, as it may take it back.
+    support::until(PATIENCE, "the guest reports less memory", || {
+        said().and_then(|g| Some(g.free? + (90 << 20) <= g.total?)) == Some(true)
+    });
+    println!("{:?}", said().unwrap());
+    vm.update(Limits::new().memory_max(Limit::Max)).unwrap();
+    format!("{touched} KiB touched, {left} KiB after the balloon")
 }
 
 #[test]
-#[ignore = "the emulated KVM of the lane is not steady with Linux: see CONTRIBUTING.md"]
 fn a_command_is_the_guest_and_its_writes_stay() {
     let rig = require_rig!();
     let image = busybox(&rig);
-    for kernel in &rig.kernels {
-        let disk = rig.dir.path().join("own.ext4");
-        std::fs::copy(&image, &disk).unwrap();
-        let guest = |script: &str| {
-            Guest::new(&kernel.modules)
-                .root(&disk, RootMode::ReadWrite)
-                .env("ADDED", "yes")
-                .init(GuestInit::Command(["sh", "-c", script].map(Into::into).into()))
-        };
-        let vm = boot(&rig, kernel, "command", guest("echo $ADDED > /kept; echo SAID $(id -u); exit 9"));
-        assert_eq!(ended(&vm), ExitReason::Poweroff(9), "{}", vm.console_log().text());
-        assert!(vm.console_log().text().contains("SAID 0"), "{}", vm.console_log().text());
-        vm.delete().unwrap();
-        let vm = boot(&rig, kernel, "again", guest("cat /kept; kill -9 $$"));
-        assert_eq!(ended(&vm), ExitReason::Poweroff(137), "{}", vm.console_log().text());
-        assert!(vm.console_log().text().contains("yes"), "{}", vm.console_log().text());
-        vm.delete().unwrap();
-    }
+    let [_, kernel] = &rig.kernels;
+    let disk = rig.dir.path().join("own.ext4");
+    std::fs::copy(&image, &disk).unwrap();
+    let guest = |script: &str| {
+        Guest::new(&kernel.modules)
+            .root(&disk, RootMode::ReadWrite)
+            .env("ADDED", "yes")
+            .init(GuestInit::Command(["sh", "-c", script].map(Into::into).into()))
+    };
+    let vm = boot(&rig, kernel, "command", guest("echo $ADDED > /kept; echo SAID $(id -u); exit 9"));
+    assert_eq!(ended(&vm), ExitReason::Poweroff(9), "{}", vm.console_log().text());
+    assert!(vm.console_log().text().contains("SAID 0"), "{}", vm.console_log().text());
+    vm.delete().unwrap();
+    let vm = boot(&rig, kernel, "again", guest("cat /kept; kill -9 $$"));
+    assert_eq!(ended(&vm), ExitReason::Poweroff(137), "{}", vm.console_log().text());
+    assert!(vm.console_log().text().contains("yes"), "{}", vm.console_log().text());
+    vm.delete().unwrap();
 }
 
 #[test]
-#[ignore = "the emulated KVM of the lane is not steady with Linux: see CONTRIBUTING.md"]
 fn commands_whose_machine_rests_or_ends_and_streams_of_the_callers() {
     let rig = require_rig!();
     let image = busybox(&rig);
@@ -222,70 +277,7 @@ fn commands_whose_machine_rests_or_ends_and_streams_of_the_callers() {
     assert_eq!(vm.exec(ExecOptions::new(["true"])).unwrap_err().kind(), ErrorKind::NotFound);
 }
 
-/// KiB of this process that are resident: all, and those of the mapping of that many bytes.
-fn resident(guest: u64) -> (u64, u64) {
-    let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
-    let (mut all, mut of_guest, mut inside) = (0, 0, false);
-    for line in smaps.lines() {
-        if let Some((from, rest)) = line.split_once('-')
-            && let Ok(from) = u64::from_str_radix(from, 16)
-        {
-            let to = rest.split(' ').next().and_then(|to| u64::from_str_radix(to, 16).ok());
-            inside = to.is_some_and(|to| to - from == guest);
-        }
-        if let Some(kib) = line.strip_prefix("Rss:") {
-            let kib: u64 = kib.trim().trim_end_matches(" kB").parse().unwrap();
-            all += kib;
-            of_guest += if inside { kib } else { 0 };
-        }
-    }
-    (all, of_guest)
-}
-
 #[test]
-#[ignore = "the emulated KVM of the lane is not steady with Linux: see CONTRIBUTING.md"]
-fn memory_comes_back_by_the_balloon_and_lines_by_the_console() {
-    const MEMORY: u64 = 256 << 20;
-    let rig = require_rig!();
-    let image = busybox(&rig);
-    for kernel in &rig.kernels {
-        let (before, _) = resident(MEMORY);
-        let config = VmConfig::builder("balloon")
-            .kernel(&kernel.vmlinux)
-            .guest(Guest::new(&kernel.modules).root(&image, RootMode::Overlay))
-            .command_line(LINE)
-            .memory(MEMORY)
-            .balloon()
-            .virtio_console()
-            .ephemeral();
-        let vm = rig.runtime.create(config.build().unwrap()).unwrap();
-        vm.start().unwrap();
-        up(&vm);
-        let (all, guest) = resident(MEMORY);
-        let overhead = (all - guest).saturating_sub(before);
-        run(&vm, &["sh", "-c", "echo from hvc0 > /dev/hvc0"]);
-        super::says(&vm, "from hvc0");
-        assert_eq!(vm.console_input(b"typed\n").unwrap(), 6);
-        assert_eq!(run(&vm, &["head", "-n", "1", "/dev/hvc0"]).1, "typed\n");
-        // Touched, then given back.
-        run(&vm, &["sh", "-c", "dd if=/dev/zero of=/tmp/x bs=1M count=80 2>/dev/null; rm /tmp/x"]);
-        let (_, touched) = resident(MEMORY);
-        vm.set_balloon(128 << 20).unwrap();
-        support::until(PATIENCE, "the guest gives memory back", || vm.balloon().unwrap() >= 120 << 20);
-        let (_, left) = resident(MEMORY);
-        assert!(left + (40 << 10) < touched, "{touched} KiB before, {left} KiB after");
-        vm.set_balloon(0).unwrap();
-        support::until(PATIENCE, "the guest has it again", || vm.balloon().unwrap() == 0);
-        println!(
-            "{}: guest {guest} KiB after boot, {touched} KiB touched, {left} KiB after the balloon; overhead {overhead} KiB",
-            kernel.release
-        );
-        vm.stop().unwrap();
-    }
-}
-
-#[test]
-#[ignore = "the emulated KVM of the lane is not steady with Linux: see CONTRIBUTING.md"]
 fn debian_boots_from_a_disk_with_its_own_init() {
     let rig = require_rig!();
     let root = match support::fixture("debian") {
@@ -298,7 +290,9 @@ fn debian_boots_from_a_disk_with_its_own_init() {
         .root(&image, RootMode::Overlay)
         .init(GuestInit::Image(vec!["/sbin/init".into()]));
     let begin = Instant::now();
-    let vm = boot(&rig, kernel, "debian", guest);
+    // Without udev it would wait 90 s for the terminal's device to be announced.
+    let line = format!("{LINE} systemd.mask=serial-getty@ttyS0.service");
+    let vm = start(&rig, config(kernel, "debian", guest).command_line(line));
     up(&vm);
     let end = Instant::now() + 4 * PATIENCE;
     let state = loop {

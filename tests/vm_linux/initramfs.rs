@@ -20,9 +20,9 @@ reboot) $B reboot -f ;;
 bare) for m in pvpanic-mmio pvpanic; do $B rmmod $m; done; echo c > /proc/sysrq-trigger ;;
 panic) echo c > /proc/sysrq-trigger ;;
 button) exec 3</dev/input/event0; echo LISTENING; $B dd of=/dev/null bs=24 count=1 <&3 2>/dev/null; echo PRESSED; $B sleep 1; $B poweroff -f ;;
-count) n=0; while :; do n=$((n + 1)); echo "COUNT $n"; $B usleep 20000; done ;;
-echo) while read -r line; do echo "ECHO $line"; [ "$line" = end ] && $B sleep 1 && $B poweroff -f; done ;;
-random) echo RANDOM $($B dd if=/dev/hwrng bs=16 count=4 2>/dev/null | $B wc -c); $B sleep 1; $B poweroff -f ;;
+count)
+    (n=0; while :; do n=$((n + 1)); echo "COUNT $n"; $B usleep 20000; done) &
+    while read -r line; do echo "ECHO $line"; [ "$line" = end ] && $B sleep 1 && $B poweroff -f; done ;;
 esac
 $B sleep 1000
 "#;
@@ -39,8 +39,11 @@ pub(crate) struct Kernel {
     pub(crate) modules: PathBuf,
 }
 
-/// All kernels that the lane has unpacked, one of each series.
-pub(crate) fn kernels() -> Vec<Kernel> {
+/// What the lane must have unpacked: they differ in what is built in, and 6.12 has its modules compressed.
+const SERIES: [&str; 2] = ["6.12.", "6.1."];
+
+/// The lane's kernels, the newest of each series.
+pub(crate) fn kernels() -> Result<[Kernel; 2], String> {
     let cache = std::env::var_os("STOCKADE_GUESTS").map(PathBuf::from).or_else(|| {
         let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
         let base = base.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
@@ -60,10 +63,15 @@ pub(crate) fn kernels() -> Vec<Kernel> {
             });
         }
     }
-    let series = |k: &Kernel| k.release.split('.').take(2).collect::<Vec<_>>().join(".");
     found.sort_by(|a, b| b.release.cmp(&a.release));
-    found.dedup_by_key(|k| series(k));
-    found
+    let newest = |series: &str| {
+        let kernel = found.iter().find(|k| k.release.starts_with(series)).cloned();
+        kernel.ok_or_else(|| {
+            format!("needs a kernel {series}x that the lane has unpacked (cargo xtask vm --kernel)")
+        })
+    };
+    let [new, old] = SERIES.map(newest);
+    Ok([new?, old?])
 }
 
 /// The static busybox of the lane.

@@ -1,4 +1,5 @@
 //! Virtual machines with guests of a few instructions, on whatever KVM there is: they need no guest that boots.
+#![allow(clippy::print_stderr)]
 
 /// Skips the test where there is no KVM.
 macro_rules! require_kvm {
@@ -10,8 +11,11 @@ macro_rules! require_kvm {
     };
 }
 
+mod beside;
 mod devices;
+mod figures;
 mod guests;
+mod limits;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -429,6 +433,56 @@ fn twenty_machines_come_and_go_and_leave_nothing() {
         }
     }
     machines.iter().for_each(|vm| vm.delete().unwrap());
+    drop(machines);
+    before.assert_unchanged();
+}
+
+#[test]
+fn forty_machines_at_once_each_do_as_they_are_told() {
+    const COUNT: usize = 40;
+    let _serial = support::serial();
+    require_kvm!();
+    let rig = Rig::new();
+    ended(&rig.start("first", &guests::hello()));
+    let before = HostSnapshot::take();
+    let kernel = guests::echo();
+    let machines: Vec<Arc<Vm>> = (0..COUNT).map(|n| rig.start(&format!("vm-{n}"), &kernel)).collect();
+    machines.iter().for_each(|vm| console_has(vm, 1));
+    assert!(machines.iter().all(|vm| vm.status() == Status::Running));
+    // Each hears what is typed in it, and no other.
+    let letter = |n: usize| char::from(b'A' + u8::try_from(n).unwrap());
+    for (n, vm) in machines.iter().enumerate() {
+        assert_eq!(vm.console_input(letter(n).to_string().as_bytes()).unwrap(), 1);
+    }
+    for (n, vm) in machines.iter().enumerate() {
+        console_has(vm, 2);
+        assert_eq!(vm.console_log().text(), format!("r{}", letter(n)));
+    }
+    machines.iter().for_each(|vm| vm.freeze_with(FreezeOptions::new().deadline(PATIENCE)).unwrap());
+    assert!(machines.iter().all(|vm| vm.status() == Status::Frozen));
+    machines.iter().for_each(|vm| vm.unfreeze().unwrap());
+    // Somebody waits for each. Half end by themselves, half are stopped, from threads of their own.
+    let waiting: Vec<_> = machines
+        .iter()
+        .map(|vm| {
+            let vm = Arc::clone(vm);
+            std::thread::spawn(move || vm.wait_with(WaitOptions::new().deadline(PATIENCE)).unwrap())
+        })
+        .collect();
+    std::thread::scope(|scope| {
+        for (n, vm) in machines.iter().enumerate() {
+            scope.spawn(move || match n % 2 {
+                0 => vm.shutdown_with(ShutdownOptions::new().deadline(PATIENCE)).unwrap(),
+                _ => vm.stop_with(StopOptions::new().deadline(PATIENCE)).unwrap(),
+            });
+        }
+    });
+    for (n, waiter) in waiting.into_iter().enumerate() {
+        let status = if n % 2 == 0 { ExitStatus::Exited(0) } else { signaled(9) };
+        assert_eq!(waiter.join().unwrap(), status, "vm-{n}");
+    }
+    machines.iter().for_each(|vm| vm.delete().unwrap());
+    eprintln!("{COUNT} machines at once");
     drop(machines);
     before.assert_unchanged();
 }

@@ -16,6 +16,7 @@ const SUITE: &str = "bookworm";
 const PACKAGES: &[&str] = &[
     "ca-certificates",
     "dbus",
+    "fuse2fs",
     "ifupdown",
     "iproute2",
     "iputils-ping",

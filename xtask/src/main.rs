@@ -35,7 +35,7 @@ usage: cargo xtask TASK
   bench-intercept [--n N] an intercepted system call beside the same on the host (as root)
   bench-unpack [--json] [--n N] [--only ROW,ROW...]
                           the Debian root unpacked by Stockade and by GNU tar, and the results compared (as root)
-  bench-vm [--n N] [--kernel 6.12|6.1]
+  bench-vm [--n N] [--kernel 6.12|6.1] [--firecracker PROGRAM]
                           a guest's boot to its init, beside QEMU's microvm, in the lane with KVM
   vm [OPTIONS] -- CMD [ARG...]
                           one command as root in a throw-away machine with cgroup v2; `cargo xtask vm` says more

@@ -72,6 +72,7 @@ pub(crate) struct Run {
 /// Options without a value.
 #[derive(Debug, Default)]
 pub(crate) struct Switches {
+    pub(crate) resource_views: bool,
     pub(crate) read_only: bool,
     pub(crate) privileged: bool,
     pub(crate) no_seccomp: bool,
@@ -224,13 +225,14 @@ fn run(mut words: Words<impl Iterator<Item = OsString>>) -> Result<Command, Fail
                 let volume = value::volume(&text);
                 run.volumes.push(volume.map_err(|why| words.bad(&option, &text, &why))?);
             }
-            "--rm" | "--read-only" | "--privileged" | "--no-seccomp" => {
+            "--rm" | "--read-only" | "--privileged" | "--no-seccomp" | "--resource-views" => {
                 words.no_value(&option)?;
                 let s = &mut run.switches;
                 match option.as_str() {
                     "--read-only" => s.read_only = true,
                     "--privileged" => s.privileged = true,
                     "--no-seccomp" => s.no_seccomp = true,
+                    "--resource-views" => s.resource_views = true,
                     // It is always removed.
                     _ => {}
                 }

@@ -42,6 +42,7 @@ The container:
   --net none|host       its network (default: none but loopback)
   --memory SIZE         at most this much memory: bytes, or with K, M, G, T (powers of 1024)
   --pids N              at most this many processes and threads
+  --resource-views      show its limits, and what it uses of them, in /proc/meminfo, cpuinfo, stat and the like
   --privileged          no user namespace: its root is root of the host
   --no-seccomp          allow every system call
   --rm                  does nothing: the container is always removed

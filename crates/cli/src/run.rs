@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use stockade::cgroup::{Hierarchy, Limit, Limits};
-use stockade::container::{CgroupConfig, Container, IdMapConfig, Mount, SeccompConfig};
+use stockade::container::{CgroupConfig, Container, IdMapConfig, Mount, ResourceViews, SeccompConfig};
 use stockade::instance::{DeleteMode, DeleteOptions, KillOptions, KillTarget, StartOptions, Stdio};
 use stockade::rootfs::FileIds;
 use stockade::{ContainerConfig, ErrorKind, ExitStatus, Rootfs, Runtime, Signal};
@@ -114,6 +114,9 @@ fn config(options: Run) -> Result<ContainerConfig, Fail> {
     }
     if switches.privileged {
         c = c.privileged();
+    }
+    if switches.resource_views {
+        c = c.resource_views(ResourceViews::ALL);
     }
     for volume in volumes {
         let mut mount = Mount::bind(absolute("--volume", &volume.source)?, volume.target).recursive();

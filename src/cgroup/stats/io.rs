@@ -64,7 +64,7 @@ impl IoStats {
 ///
 /// Before Linux 6.2 a device without figures has no line end, so a device begins where its number stands. Figures of
 /// a device that the kernel calls `(unknown)` are left out.
-pub(super) fn parse(text: &[u8]) -> Vec<IoStats> {
+pub(in crate::cgroup) fn parse(text: &[u8]) -> Vec<IoStats> {
     let mut all = Vec::new();
     let mut text = Text::new(text);
     while !text.is_empty() {

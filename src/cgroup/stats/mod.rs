@@ -25,6 +25,7 @@ pub use self::core::{CgroupEvents, CgroupLocalStats, CgroupTree, ControllerCount
 pub use self::cpu::{CpuLocalStats, CpuStats};
 pub use self::hugetlb::{HugetlbEvents, HugetlbStats};
 pub use self::io::IoStats;
+pub(super) use self::io::parse as parse_io;
 pub use self::memory::{MemoryEvents, MemoryStat, MemoryStats, SwapEvents};
 pub use self::misc::MiscStats;
 pub(super) use self::parse::digits;

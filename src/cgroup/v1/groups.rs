@@ -17,7 +17,7 @@ use super::name_of;
 use crate::cgroup::limits::Limits;
 use crate::cgroup::remove::{remove_children, rmdir};
 use crate::cgroup::setting::Setting;
-use crate::cgroup::{Cgroup, DELEGATION};
+use crate::cgroup::{Cgroup, CgroupKind, DELEGATION};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::fd::{open_dir, read_at, write_at};
 use crate::sys::raw::retry;
@@ -129,6 +129,25 @@ impl Groups {
         Ok(())
     }
 
+    /// Moves a single thread into all of them. One that is gone is no error.
+    fn take_in_thread(&self, tid: u32) -> Result<()> {
+        for group in &self.0 {
+            let path = group.dir.join("tasks");
+            match write_at(CWD, &path, tid.to_string().as_bytes()) {
+                Ok(()) | Err(Errno::SRCH) => {}
+                Err(errno) => {
+                    let e = Error::sys("put a thread into its v1 group", errno).path(path);
+                    return Err(match errno {
+                        Errno::ACCESS | Errno::PERM => e.hint(DELEGATION),
+                        Errno::NOENT | Errno::NODEV => e.with_kind(ErrorKind::NotFound),
+                        _ => e,
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Whether its limit of processes has room for one more. That is not asked of one that is moved, as it is of one that
     /// is born.
     fn check_room(&self) -> Result<()> {
@@ -178,6 +197,11 @@ impl Cgroup {
         let groups = self.v1_groups()?;
         groups.check_room()?;
         groups.take_in(pid)
+    }
+
+    /// Puts a thread into its v1 groups, if it has any.
+    pub(in crate::cgroup) fn v1_take_in_thread(&self, tid: u32) -> Result<()> {
+        self.v1_groups()?.take_in_thread(tid)
     }
 
     /// Whether these limits will need v1 groups.
@@ -306,6 +330,15 @@ impl Cgroup {
     /// Gives how many there were that were not known.
     fn v1_take_in_new(&self, groups: &Groups, known: &mut HashSet<u32>) -> Result<usize> {
         let mut new = 0;
+        if self.kind()? == CgroupKind::Threaded {
+            for tid in self.threads()? {
+                if known.insert(tid) {
+                    groups.take_in_thread(tid)?;
+                    new += 1;
+                }
+            }
+            return Ok(new);
+        }
         for pid in self.procs_below()? {
             // 0: one that this pid namespace does not show.
             if pid != 0 && known.insert(pid) {

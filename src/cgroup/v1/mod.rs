@@ -22,6 +22,7 @@ mod find;
 mod groups;
 mod limits;
 mod settings;
+mod share;
 mod stats;
 
 use std::ffi::OsStr;

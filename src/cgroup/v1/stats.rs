@@ -61,7 +61,7 @@ impl StatsV1 {
         self.hugetlb(stats)
     }
 
-    fn text(&self, file: &str) -> Result<Option<String>> {
+    pub(super) fn text(&self, file: &str) -> Result<Option<String>> {
         let Some(path) = self.path(file) else { return Ok(None) };
         match read_at(CWD, &path, FILE_MAX) {
             Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
@@ -75,12 +75,12 @@ impl StatsV1 {
         Some(self.groups.of(controller)?.join(file))
     }
 
-    fn number(&self, file: &str) -> Result<Option<u64>> {
+    pub(super) fn number(&self, file: &str) -> Result<Option<u64>> {
         Ok(self.text(file)?.and_then(|t| t.trim().parse().ok()))
     }
 
     /// A file of `KEY NUMBER` lines.
-    fn keyed(&self, file: &str) -> Result<Option<BTreeMap<String, u64>>> {
+    pub(super) fn keyed(&self, file: &str) -> Result<Option<BTreeMap<String, u64>>> {
         let line = |l: &str| {
             let (key, n) = l.split_once(' ')?;
             Some((key.to_owned(), n.trim().parse().ok()?))
@@ -105,7 +105,7 @@ impl StatsV1 {
         Ok(())
     }
 
-    fn memory(&self, stats: &mut Stats) -> Result<()> {
+    pub(super) fn memory(&self, stats: &mut Stats) -> Result<()> {
         let Some(current) = self.number("memory.usage_in_bytes")? else { return Ok(()) };
         let memory = stats.memory.get_or_insert_default();
         memory.current = Some(current);
@@ -175,7 +175,7 @@ impl StatsV1 {
         Ok(())
     }
 
-    fn io(&self, stats: &mut Stats) -> Result<()> {
+    pub(super) fn io(&self, stats: &mut Stats) -> Result<()> {
         let Some(bytes) = self.text("blkio.throttle.io_service_bytes_recursive")? else { return Ok(()) };
         let ops = self.text("blkio.throttle.io_serviced_recursive")?.unwrap_or_default();
         let mut all: BTreeMap<DeviceNumber, IoStats> = BTreeMap::new();

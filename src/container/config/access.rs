@@ -20,6 +20,7 @@ use crate::process::{
 };
 use crate::rootfs::{Rootfs, standard};
 use crate::seccomp::Interception;
+use crate::views::ResourceViews;
 
 macro_rules! by_ref {
     ($($(#[$doc:meta])* $name:ident: $t:ty;)*) => {$(
@@ -109,6 +110,8 @@ impl ContainerConfig {
         cgroup: CgroupConfig;
         /// What to do about a limit that cannot be set.
         enforce: Enforce;
+        /// The files that show it its own part of the machine.
+        resource_views: ResourceViews;
     }
 
     /// Whether its records live on tmpfs alone and a stop deletes it.

@@ -29,7 +29,7 @@ use crate::seccomp::Interception;
 pub struct ContainerBuilder {
     name: String,
     /// With stand-ins for a root that was not given and for a name that is none.
-    config: ContainerConfig,
+    pub(super) config: ContainerConfig,
     has_rootfs: bool,
     /// What setters were given and could not take.
     refused: Vec<Problem>,

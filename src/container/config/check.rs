@@ -84,6 +84,7 @@ pub(in crate::container) fn problems(config: &ContainerConfig) -> Vec<Problem> {
     let intercepted = super::intercept::problems(config).into_iter();
     check.found.extend(intercepted.map(|(field, why)| Problem::new(field, why)));
     check.found.extend(super::confine::problems(config));
+    check.found.extend(super::views::problems(config));
     for (field, why) in config.limits.problems() {
         check.add(format!("limits.{field}"), why);
     }

@@ -3,6 +3,7 @@
 use super::ContainerConfig;
 use super::choices::SeccompConfig;
 use crate::namespaces::{NamespaceKind, NamespaceSource};
+use crate::seccomp::MountInterception;
 
 /// Everything that is wrong with it: field, reason.
 pub(super) fn problems(config: &ContainerConfig) -> Vec<(&'static str, String)> {
@@ -20,7 +21,7 @@ pub(super) fn problems(config: &ContainerConfig) -> Vec<(&'static str, String)> 
     if config.seccomp == SeccompConfig::Unconfined {
         found.push(("intercept", "needs a seccomp policy, and the container is to have none".to_owned()));
     }
-    if what.mounts().is_some() && !config.confines_devices() {
+    if what.mounts().is_some_and(MountInterception::is_hosts) && !config.confines_devices() {
         let why = "needs a device policy that is required and denies by default: what is mounted may hold nodes of any \
                    device"
             .to_owned();

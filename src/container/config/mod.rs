@@ -9,6 +9,7 @@ mod intercept;
 mod mounts;
 mod nic;
 mod system;
+mod views;
 
 #[cfg(test)]
 mod tests;
@@ -40,6 +41,7 @@ use crate::process::{
 use crate::rootfs::Rootfs;
 use crate::seccomp::Interception;
 use crate::store::Durability;
+use crate::views::ResourceViews;
 
 /// The `PATH` of a container that is not told another.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -143,6 +145,8 @@ pub struct ContainerConfig {
     pub(crate) keyring: SessionKeyring,
     #[serde(default, skip_serializing_if = "is_default")]
     pub(crate) intercept: Interception,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub(crate) resource_views: ResourceViews,
 
     #[serde(default, serialize_with = "without_descriptors")]
     pub(crate) namespaces: NamespaceSet,
@@ -211,6 +215,7 @@ impl ContainerConfig {
             landlock: None,
             keyring: SessionKeyring::Own,
             intercept: Interception::default(),
+            resource_views: ResourceViews::EMPTY,
             namespaces: NamespaceSet::default(),
             idmap: IdMapConfig::default(),
             loopback_down: false,

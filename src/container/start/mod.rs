@@ -75,6 +75,8 @@ pub(super) struct Request<'a> {
     pub(super) network: Option<&'a Namespace>,
     /// What was planned for its network interfaces, where it has any.
     pub(super) nics: Option<&'a RefCell<nics::Planned<'a>>>,
+    /// The mount of its resource views, where it has any.
+    pub(super) views: Option<&'a OwnedFd>,
     /// The instance's own directory for an overlay's changes.
     pub(super) upper: Option<PathBuf>,
     /// Directories of the runtime, hidden from a container of the host's own files.
@@ -252,6 +254,7 @@ impl Request<'_> {
     fn parts(&self, fds: &mut Descriptors, streams: Sources) -> Result<Parts> {
         let root = self.root(fds)?;
         let mounts = self.own_mounts(fds)?;
+        let views = self.views.map(|fd| fds.ready(fd.try_clone().map_err(dup)?)).transpose()?;
         let streams = streams.hand_over(|fd| fds.ready(fd))?;
         let users = self.users_inside();
         let etc = [
@@ -272,6 +275,7 @@ impl Request<'_> {
             tty_group,
             root,
             mounts,
+            views,
             hidden: self.hidden(),
             etc: etc.collect(),
             streams,

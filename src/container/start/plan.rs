@@ -10,6 +10,7 @@
 mod base;
 mod host;
 mod system;
+mod views;
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -94,6 +95,8 @@ pub(super) struct Parts {
     pub(super) mounts: Vec<Option<(Tree, bool)>>,
     /// Paths that the container must not see, for a root made of the host's files.
     pub(super) hidden: Vec<Vec<u8>>,
+    /// The mount of the files that show it its own part of the machine.
+    pub(super) views: Option<Fd>,
     /// Generated files of /etc: name, content.
     pub(super) etc: Vec<(&'static str, Vec<u8>)>,
     pub(super) streams: [Stream; 3],
@@ -191,6 +194,7 @@ impl Builder<'_> {
         for sysctl in &self.config.sysctls {
             self.plan.write_proc("set sysctl", &sysctl.path().to_string_lossy(), sysctl.value().as_bytes());
         }
+        self.views();
         self.masks();
         self.read_only();
         self.enter(None);

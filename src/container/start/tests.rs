@@ -19,6 +19,7 @@ use crate::process::User;
 use crate::rootfs::Rootfs;
 use crate::seccomp::{Action, Policy};
 use crate::spawn::{Hooks, Stage2};
+use crate::views::ResourceViews;
 
 /// Who starts the container.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -117,6 +118,13 @@ fn cases(place: &Place) -> Vec<Case> {
         case("system", config(dir()).system_with(SystemConfig::new().ttys(1).nesting(Nesting::Allow))),
         case("time", config(dir()).time_offsets(offsets())),
         case(
+            "views",
+            config(dir())
+                .resource_views(ResourceViews::ALL.without(ResourceViews::DISKSTATS))
+                .mount(Mount::bind(place.at("file"), "/proc/loadavg"))
+                .masked_paths(["/proc/uptime"]),
+        ),
+        case(
             "pod",
             config(dir())
                 .namespace(NamespaceKind::User, join(NamespaceKind::User))
@@ -144,6 +152,8 @@ fn build(place: &Place, case: Case) -> Result<Built> {
     let joins = config.namespaces.open_joins(|_, _| unreachable!("no case joins an instance"))?;
     let user = config.namespaces.get(NamespaceKind::User);
     let upper = place.at("upper");
+    let null = std::fs::File::open("/dev/null").map_err(|e| Error::io("open the null device", e))?;
+    let views = (!config.resource_views().is_empty()).then(|| OwnedFd::from(null));
     let request = Request {
         host: &host,
         config: &config,
@@ -161,6 +171,7 @@ fn build(place: &Place, case: Case) -> Result<Built> {
         network: None,
         joins: Vec::new(),
         nics: None,
+        views: views.as_ref(),
         upper: Some(upper),
         runtime_dirs: [Path::new("/var/lib/stockade"), Path::new("/run/stockade")],
         strategy: Strategy::Exec(&stage2),
@@ -282,6 +293,7 @@ fn a_parked_child_first_closes_what_is_not_its_own() {
             named_owner: None,
             payload: None,
             joins: Vec::new(),
+            views: None,
             nics: None,
             upper: None,
             runtime_dirs: [Path::new("/var/lib/stockade"), Path::new("/run/stockade")],

@@ -80,6 +80,7 @@ impl Container {
         }
         config.limits.check_host()?;
         self.check_interception(&config)?;
+        let prepared_views = self.prepare_views(&config)?;
         self.enable_controllers(&config)?;
         let deadline = Deadline::from(options.deadline);
         let hooks = options.hooks();
@@ -113,20 +114,18 @@ impl Container {
             Some(sandbox) => (sandbox.started.take(), sandbox.cgroup.take()),
             None => (None, self.make_cgroup(&config)?),
         };
-        let payload = match &cgroup {
-            Some(leaf) if config.cgroup == CgroupConfig::Delegated => {
-                match payload::make(leaf, &config, id_map.as_ref()) {
-                    Ok(made) => Some(made),
-                    Err(e) => {
-                        let removed = remove_cgroup(leaf);
-                        return Err(match removed {
-                            Ok(()) => e,
-                            Err(also) => e.also(format!("removing the cgroup failed too: {also}")),
-                        });
-                    }
-                }
+        let delegated = cgroup.as_ref().filter(|_| config.cgroup == CgroupConfig::Delegated);
+        let payload = delegated.map(|leaf| payload::make(leaf, &config, id_map.as_ref())).transpose();
+        let (payload, views) = match payload
+            .and_then(|payload| Ok((payload, self.mount_views(&config, prepared_views, cgroup.as_ref())?)))
+        {
+            Ok(made) => made,
+            Err(e) => {
+                return Err(match cgroup.as_ref().map_or(Ok(()), remove_cgroup) {
+                    Ok(()) => e,
+                    Err(also) => e.also(format!("removing the cgroup failed too: {also}")),
+                });
             }
-            _ => None,
         };
         // What cannot be read now is not there for the limits either, whose error says so.
         let needs_v1 = |leaf: &Cgroup| leaf.needs_v1_groups(&config.limits).unwrap_or(false);
@@ -164,6 +163,7 @@ impl Container {
             joins,
             network: network.as_ref().map(|taken| &taken.namespace),
             nics: planned.as_ref(),
+            views: views.as_ref(),
             upper,
             runtime_dirs: [&inner.state_dir, &inner.run_dir],
             strategy: inner.host.strategy(),
@@ -177,7 +177,7 @@ impl Container {
             None => start(request, sources),
         };
         // Their pools make others from here on.
-        drop((sandbox, network));
+        drop((sandbox, network, views));
         let up = up.map_err(|e| inner.host.explain_denied(e)).and_then(|mut up| {
             let listener = up.running.listener.take();
             let terminals = std::mem::take(&mut up.running.terminals);
@@ -189,6 +189,7 @@ impl Container {
                     child: &child,
                     id_map: id_map.as_ref(),
                     cgroup: cgroup.as_ref(),
+                    guests: &guests,
                     started_at: SystemTime::now(),
                 };
                 if let Err(e) = self.watch(&config, listener, &watched) {
@@ -230,6 +231,7 @@ impl Container {
                 Err(Error::new(ErrorKind::Died, "write down the run"))
             }
             (Err(e), record) => {
+                inner.end_views(&self.uuid);
                 let removed = cgroup.as_ref().map_or(Ok(()), remove_cgroup);
                 let cleared = record.map_or(Ok(()), |_| self.forget_run());
                 let also = |e: Error, what: &str, done: Result<()>| match done {

@@ -30,7 +30,7 @@ const fn key(name: &'static str, value: &'static str) -> Key {
 
 const BOOL: &str = "true or false, yes or no, on or off, 1 or 0";
 
-const TABLE: [Key; 9] = [
+const TABLE: [Key; 10] = [
     key("security.syscalls.intercept.bpf", BOOL),
     key("security.syscalls.intercept.bpf.devices", BOOL),
     key("security.syscalls.intercept.mknod", BOOL),
@@ -38,6 +38,13 @@ const TABLE: [Key; 9] = [
     Key {
         default: "none",
         ..key("security.syscalls.intercept.mount.allowed", "names of file systems with commas between them")
+    },
+    Key {
+        default: "none",
+        ..key(
+            "security.syscalls.intercept.mount.fuse",
+            "FILESYSTEM=PROGRAM, again and again, with commas between them",
+        )
     },
     key("security.syscalls.intercept.mount.shift", BOOL),
     key("security.syscalls.intercept.sched_setscheduler", BOOL),
@@ -53,6 +60,7 @@ struct Said {
     mknod: bool,
     mount: bool,
     allowed: Vec<String>,
+    programs: Vec<(String, String)>,
     shift: bool,
     sched: bool,
     setxattr: bool,
@@ -70,7 +78,7 @@ impl InterceptKeys {
     ///
     /// # Errors
     /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig), which lists every key that is not known, is there twice or has a
-    /// value that is wrong. `security.syscalls.intercept.mount.fuse` is one that is not known.
+    /// value that is wrong.
     pub fn parse<K: AsRef<str>, V: AsRef<str>>(
         keys: impl IntoIterator<Item = (K, V)>,
     ) -> Result<Interception> {
@@ -109,6 +117,19 @@ impl Said {
                 self.allowed = names.map(str::to_owned).collect();
                 return Ok(());
             }
+            "mount.fuse" => {
+                let pairs = value.split(',').map(str::trim).filter(|pair| !pair.is_empty());
+                let pair = |pair: &str| match pair.split_once('=') {
+                    Some((name, program)) => Ok((name.trim().to_owned(), program.trim().to_owned())),
+                    None => Err(format!("`{}` is not FILESYSTEM=PROGRAM", shown(pair))),
+                };
+                self.programs = pairs.map(pair).collect::<Result<_, _>>()?;
+                let mut names = BTreeSet::new();
+                return match self.programs.iter().find(|(name, _)| !names.insert(name)) {
+                    Some((name, _)) => Err(format!("has `{}` twice", shown(name))),
+                    None => Ok(()),
+                };
+            }
             _ => return Err("is not known; InterceptKeys::table lists those that are".to_owned()),
         };
         *field = match value.to_ascii_lowercase().as_str() {
@@ -126,10 +147,12 @@ impl Said {
         let all = if self.sched { all.sched_setscheduler() } else { all };
         let all = if self.sysinfo { all.sysinfo() } else { all };
         let all = if self.bpf && self.bpf_devices { all.bpf_devices() } else { all };
-        if !self.mount || self.allowed.is_empty() {
+        if !self.mount || self.allowed.is_empty() && self.programs.is_empty() {
             return all;
         }
         let mount = self.allowed.into_iter().fold(MountInterception::new(), MountInterception::allow);
+        let mount =
+            self.programs.into_iter().fold(mount, |mount, (name, program)| mount.by_program(name, program));
         all.mount(if self.shift { mount.shifted() } else { mount })
     }
 }
@@ -138,16 +161,24 @@ impl Said {
 mod tests {
     use super::*;
 
+    fn value_for(key: &Key, otherwise: &'static str) -> &'static str {
+        match key.name.rsplit('.').next() {
+            Some("allowed") => "ext4, xfs",
+            Some("fuse") => "ntfs=ntfs-3g, a = b,",
+            _ => otherwise,
+        }
+    }
+
     #[test]
     fn every_key_of_the_table_is_read() {
         for key in InterceptKeys::table() {
-            let value = if key.name.ends_with("allowed") { "ext4" } else { "true" };
+            let value = value_for(&key, "true");
             InterceptKeys::parse([(key.name, value)]).unwrap();
             InterceptKeys::parse([(key.name, "")]).unwrap();
         }
-        let all = InterceptKeys::table()
-            .map(|k| (k.name, if k.name.ends_with("allowed") { "ext4, xfs" } else { "ON" }));
+        let all = InterceptKeys::table().map(|k| (k.name, value_for(&k, "ON")));
         let mount = MountInterception::new().allow("ext4").allow("xfs").shifted();
+        let mount = mount.by_program("ntfs", "ntfs-3g").by_program("a", "b");
         let expected = Interception::new().mknod(Nodes::Usable).setxattr().mount(mount).bpf_devices();
         assert_eq!(InterceptKeys::parse(all).unwrap(), expected.sched_setscheduler().sysinfo());
     }
@@ -157,6 +188,7 @@ mod tests {
         let off = [
             ("security.syscalls.intercept.mount.allowed", "ext4"),
             ("security.syscalls.intercept.mount.shift", "1"),
+            ("security.syscalls.intercept.mount.fuse", "ext4=fuse2fs"),
             ("security.syscalls.intercept.bpf.devices", "1"),
         ];
         assert!(InterceptKeys::parse(off).unwrap().is_empty());
@@ -169,14 +201,20 @@ mod tests {
             ("security.syscalls.intercept.mknod", "2"),
             ("security.syscalls.intercept.sysinfo", "1"),
             ("security.syscalls.intercept.sysinfo", "1"),
-            ("security.syscalls.intercept.mount.fuse", "ext4=fuse2fs"),
+            ("security.syscalls.intercept.mount.fuse", "ext4=fuse2fs,ext4=other"),
             ("limits.cpu", "1"),
         ];
         let text = InterceptKeys::parse(wrong).unwrap_err().to_string();
-        for part in
-            ["mknod: `2`", "sysinfo: is there twice", "mount.fuse: is not known", "limits.cpu: is not known"]
-        {
+        for part in [
+            "mknod: `2`",
+            "sysinfo: is there twice",
+            "mount.fuse: has `ext4` twice",
+            "limits.cpu: is not known",
+        ] {
             assert!(text.contains(part), "{text}");
         }
+        let fuse = |value| InterceptKeys::parse([("security.syscalls.intercept.mount.fuse", value)]);
+        assert!(fuse("ext4").unwrap_err().to_string().contains("`ext4` is not FILESYSTEM=PROGRAM"));
+        assert!(fuse(" ext4=fuse2fs , ").is_ok());
     }
 }

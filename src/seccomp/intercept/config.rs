@@ -1,6 +1,6 @@
 //! Which calls are intercepted.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -72,7 +72,8 @@ impl Interception {
 
     /// Intercepts `mount(2)` of new file systems. **Dangerous**: the kernel's code that reads a file system was not written
     /// against images that an attacker made. Needs a device policy that denies what it does not name, since such an image
-    /// may hold nodes of any device.
+    /// may hold nodes of any device. What a FUSE program mounts ([`by_program`](MountInterception::by_program)) is not: the
+    /// container could do that itself.
     #[must_use]
     pub fn mount(mut self, mount: MountInterception) -> Self {
         self.mount = Some(mount);
@@ -117,21 +118,49 @@ impl Interception {
     pub(crate) fn problems(&self) -> Vec<(&'static str, String)> {
         let mut found = Vec::new();
         let Some(mount) = &self.mount else { return found };
+        let mut wrong =
+            |name: &str, why| found.push(("intercept.mount", format!("`{}` {why}", name.escape_default())));
         for name in &mount.allowed {
-            if let Some(why) = bad_name(name) {
-                found.push(("intercept.mount", format!("`{}` {why}", name.escape_default())));
+            if let Some(why) = bad_name(name).or_else(|| host_name(name)) {
+                wrong(name, why);
+            }
+        }
+        for (name, program) in &mount.programs {
+            if let Some(why) = bad_name(name).or_else(|| fuse_name(name)) {
+                wrong(name, why);
+            }
+            if mount.allowed.contains(name) {
+                wrong(name, "is to be mounted by the host and by a program");
+            }
+            if !is_program(program) {
+                wrong(program, "is no name of a program");
             }
         }
         found
     }
 }
 
-/// Why this is no name of a file system that can be allowed.
+/// Why this is no name of a file system.
 fn bad_name(name: &str) -> Option<&'static str> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
-    if name.is_empty() || name.len() > 32 || !name.chars().all(plain) {
-        return Some("is no name of a file system");
-    }
+    let good = !name.is_empty() && name.len() <= 32 && name.chars().all(plain);
+    (!good).then_some("is no name of a file system")
+}
+
+/// Whether this names a file in one of the directories where programs are, and nothing else.
+fn is_program(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-.+".contains(c);
+    !name.is_empty() && name.len() <= 255 && name.chars().all(plain) && !name.starts_with(['-', '.'])
+}
+
+/// Why no program can mount this one: it is what such programs mount themselves.
+fn fuse_name(name: &str) -> Option<&'static str> {
+    let kind = name.split('.').next().unwrap_or_default();
+    matches!(kind, "fuse" | "fuseblk").then_some("is what the program itself mounts")
+}
+
+/// Why no container may mount this one of the host's.
+fn host_name(name: &str) -> Option<&'static str> {
     // Each of them shows or changes the host itself, whoever mounts it.
     const HOST: [&str; 14] = [
         "bdev",
@@ -174,6 +203,8 @@ pub enum Nodes {
 #[serde(default, deny_unknown_fields)]
 pub struct MountInterception {
     pub(crate) allowed: BTreeSet<String>,
+    /// Programs by file system.
+    pub(crate) programs: BTreeMap<String, String>,
     pub(crate) ids: MountIds,
 }
 
@@ -201,6 +232,32 @@ impl MountInterception {
         self
     }
 
+    /// Has this file system mounted by a FUSE program of the container's (`security.syscalls.intercept.mount.fuse`):
+    /// `PROGRAM SOURCE TARGET -o OPTIONS`, out of the caller's root by the container's `PATH`, as the caller, with no right
+    /// that it lacks. The call succeeds once the program has mounted a FUSE file system and gone to the background, which ends
+    /// it with code 0 in the foreground. Where it does not within 30 s, or fails, or is not there, the kernel decides about the
+    /// call.
+    ///
+    /// Such programs need `/dev/fuse` in the container. What it mounts is as safe for the host as the kernel's FUSE, which
+    /// the container may use without this. A file system may not be allowed as well.
+    ///
+    /// ```
+    /// use stockade::seccomp::{Interception, MountInterception};
+    ///
+    /// let mounts = MountInterception::new().by_program("ext4", "fuse2fs").by_program("ntfs", "ntfs-3g");
+    /// assert!(!Interception::new().mount(mounts).is_empty());
+    /// ```
+    #[must_use]
+    pub fn by_program(mut self, file_system: impl Into<String>, program: impl Into<String>) -> Self {
+        self.programs.insert(file_system.into(), program.into());
+        self
+    }
+
+    /// Whether the host mounts anything itself.
+    pub(crate) fn is_hosts(&self) -> bool {
+        !self.allowed.is_empty()
+    }
+
     /// Gives the files the ids that they have inside the container, by a mount with an id map
     /// (`security.syscalls.intercept.mount.shift`); a file system that takes none is not mounted then.
     #[must_use]
@@ -225,9 +282,32 @@ mod tests {
     }
 
     #[test]
+    fn programs_of_file_systems() {
+        let of = |name: &str, program: &str| {
+            let mount = MountInterception::new().allow("xfs").by_program(name, program);
+            Interception::new().mount(mount).problems().len()
+        };
+        assert_eq!((of("ext4", "fuse2fs"), of("ntfs", "ntfs-3g"), of("a.b", "x+y_z.1")), (0, 0, 0));
+        for program in
+            ["", "a/b", "/bin/x", "a b", "-o", "..", ".x", "a\0", "a,b", "a#b", "é", &"x".repeat(256)]
+        {
+            assert_eq!(of("ext4", program), 1, "{program:?}");
+        }
+        for name in ["", "a/b", "a=b", "xfs", "fuse", "fuseblk", "fuse.ext4", &"x".repeat(33)] {
+            assert_eq!(of(name, "fuse2fs"), 1, "{name:?}");
+        }
+    }
+
+    #[test]
     fn json_with_safe_defaults() {
         let read: Interception = serde_json::from_str(r#"{"mknod":"usable","sysinfo":true}"#).unwrap();
         assert_eq!(read, Interception::new().mknod(Nodes::Usable).sysinfo());
+        let programs: Interception =
+            serde_json::from_str(r#"{"mount":{"programs":{"ext4":"fuse2fs"}}}"#).unwrap();
+        let expected = Interception::new().mount(MountInterception::new().by_program("ext4", "fuse2fs"));
+        assert_eq!(programs, expected);
+        let text = serde_json::to_string(&expected).unwrap();
+        assert_eq!(serde_json::from_str::<Interception>(&text).unwrap(), expected);
         assert!(serde_json::from_str::<Interception>("{}").unwrap().is_empty());
         assert!(serde_json::from_str::<Interception>(r#"{"mknodd":"usable"}"#).is_err());
     }

@@ -6,6 +6,7 @@
 mod acting;
 pub(crate) mod bpf;
 mod config;
+mod fuse;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
 mod mknod;
@@ -20,9 +21,10 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 pub use config::{Interception, MountInterception, Nodes};
+pub(crate) use fuse::{Programs, Wanted};
 
 use super::notify::{Call, Caller, Responder, Response};
-use crate::cgroup::{Cgroup, DevicePolicy};
+use crate::cgroup::{DevicePolicy, Share};
 use crate::idmap::IdMap;
 
 /// The container whose calls these are.
@@ -33,8 +35,10 @@ pub(crate) struct Subject {
     /// Device and inode of that.
     pub(crate) user_namespace: (u64, u64),
     pub(crate) devices: Option<DevicePolicy>,
-    /// Where its limits are.
-    pub(crate) cgroup: Option<Cgroup>,
+    /// Its part of the machine.
+    pub(crate) share: Option<Share>,
+    /// How many seccomp filters a process of it is under that has put no further ones on itself.
+    pub(crate) filters: u32,
     /// When it was started, on `CLOCK_BOOTTIME`, in seconds.
     pub(crate) started: u64,
 }
@@ -52,6 +56,8 @@ impl Subject {
 pub(crate) struct Interceptor {
     pub(crate) what: Interception,
     pub(crate) subject: Subject,
+    /// Who starts FUSE programs in it.
+    pub(crate) programs: Option<Box<dyn Programs>>,
     /// Who answers all other calls.
     pub(crate) others: Option<Arc<dyn Responder>>,
 }

@@ -94,10 +94,17 @@ pub(super) fn answer(of: &Interceptor, call: &mut Call<'_>) -> Result<Response, 
         return Ok(Response::Continue);
     }
     let kind = call.text(kind, NAME_MAX)?;
-    let allowed = std::str::from_utf8(&kind).is_ok_and(|name| config.allowed.contains(name));
-    let caller = call.who()?;
-    if !allowed || !of.subject.has(&caller) || !caller.has(Capability::SysAdmin) {
+    let name = std::str::from_utf8(&kind).unwrap_or_default();
+    let program = config.programs.get(name);
+    if program.is_none() && !config.allowed.contains(name) {
         return Ok(Response::Continue);
+    }
+    let caller = call.who()?;
+    if !of.subject.has(&caller) || !caller.has(Capability::SysAdmin) {
+        return Ok(Response::Continue);
+    }
+    if let Some(program) = program {
+        return super::fuse::answer(of, call, program, caller);
     }
     let text = |at: u64| if at == 0 { Ok(Vec::new()) } else { call.text(at, PATH_MAX) };
     let (source, target, data) = (text(source)?, text(target)?, text(data)?);
@@ -105,9 +112,7 @@ pub(super) fn answer(of: &Interceptor, call: &mut Call<'_>) -> Result<Response, 
     if kind == b"hugetlbfs" && shift_hugetlbfs(&mut options, &of.subject.id_map).is_none() {
         return Ok(Response::Continue);
     }
-    // In the lower half of what old programs give; the kernel takes the magic away, too.
-    let flags = if flags & 0xffff_0000 == 0xc0ed_0000 { flags & 0xffff } else { flags };
-    let wanted = Wanted { kind, source, target, flags, options };
+    let wanted = Wanted { kind, source, target, flags: plain(flags), options };
     let actor = Actor::open(call, caller, libc::AT_FDCWD, b"")?;
     let namespaces = (actor.mounts(&of.subject)?, actor.caller.open_readable("ns/user")?);
     if !call.is_waiting() {
@@ -120,6 +125,11 @@ pub(super) fn answer(of: &Interceptor, call: &mut Call<'_>) -> Result<Response, 
         wanted.attach(hands, &actor, &namespaces.0, &mount)?;
         Ok(Response::Value(0))
     })
+}
+
+/// Flags of `mount(2)` without the magic number that old programs put into the upper half; the kernel takes it away, too.
+pub(super) fn plain(flags: u64) -> u64 {
+    if flags & 0xffff_0000 == 0xc0ed_0000 { flags & 0xffff } else { flags }
 }
 
 /// Whether a file system lies on a block device (`proc_filesystems(5)`). One whose module is not loaded yet may.

@@ -1,14 +1,10 @@
 //! `sysinfo(2)`: the machine as far as it is the container's.
 
-use std::os::fd::AsFd;
-
 use rustix::io::Errno;
 
 use super::{Interceptor, Subject};
-use crate::cgroup::{Cgroup, Limit};
 use crate::seccomp::Arch;
 use crate::seccomp::notify::{Call, Response};
-use crate::sys::fd::read_at;
 
 /// What a structure of 32 bits counts memory in.
 const UNIT_32: u64 = 4096;
@@ -62,23 +58,18 @@ impl Info {
     /// With the container's limits and figures in place of the machine's, where its cgroup has them.
     fn within(mut self, subject: &Subject) -> Self {
         self.uptime = self.uptime.saturating_sub(subject.started);
-        let Some(cgroup) = &subject.cgroup else { return self };
-        let found = Figures::of_v2(cgroup);
-        // Some 60 files instead of 5: only where v1 counts it.
-        let by_v1 = found.memory.is_none() && cgroup.has_v1_groups().unwrap_or(false);
-        let found = if by_v1 { Figures::of_any(cgroup).unwrap_or(found) } else { found };
-        if let Some(procs) = found.procs {
-            self.procs = u16::try_from(procs).unwrap_or(u16::MAX);
+        let Some(share) = &subject.share else { return self };
+        if let Some(tasks) = share.tasks() {
+            self.procs = u16::try_from(tasks).unwrap_or(u16::MAX);
         }
-        if let Some(Memory { used, limit, shared }) = found.memory {
-            self.total = self.total.min(limit.unwrap_or(self.total));
-            // The kernel counts page cache as used, not as free, and so do those who read this.
-            self.free = self.free.min(self.total.saturating_sub(used));
-            self.shared = shared;
-            self.buffers = 0;
-        }
-        if let Some((used, limit)) = found.swap {
-            self.swap_total = self.swap_total.min(limit.unwrap_or(self.swap_total));
+        let Some(memory) = share.memory() else { return self };
+        self.total = self.total.min(memory.limit.unwrap_or(self.total));
+        // The kernel counts page cache as used, not as free, and so do those who read this.
+        self.free = self.free.min(self.total.saturating_sub(memory.used));
+        self.shared = memory.stat.shmem;
+        self.buffers = 0;
+        if let Some(used) = memory.swap_used {
+            self.swap_total = self.swap_total.min(memory.swap_limit.unwrap_or(self.swap_total));
             self.swap_free = self.swap_free.min(self.swap_total.saturating_sub(used));
         }
         self
@@ -112,56 +103,6 @@ impl Info {
         out.extend_from_slice(&(UNIT_32 as u32).to_ne_bytes());
         out.resize(64, 0);
         out
-    }
-}
-
-/// What the container's cgroup counts, and where it ends; bytes.
-#[derive(Clone, Copy, Debug, Default)]
-struct Figures {
-    procs: Option<u64>,
-    memory: Option<Memory>,
-    /// Used, and the limit.
-    swap: Option<(u64, Option<u64>)>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Memory {
-    used: u64,
-    limit: Option<u64>,
-    shared: u64,
-}
-
-impl Figures {
-    fn of_v2(cgroup: &Cgroup) -> Self {
-        let text = |file: &str| {
-            read_at(cgroup.as_fd(), file, 64 * 1024).ok().and_then(|bytes| String::from_utf8(bytes).ok())
-        };
-        // `max` is no number, and leaves what the machine has.
-        let number = |file: &str| text(file)?.trim().parse::<u64>().ok();
-        let memory = number("memory.current").map(|used| {
-            let stat = text("memory.stat").unwrap_or_default();
-            let shared = stat.lines().find_map(|line| line.strip_prefix("shmem ")?.parse().ok());
-            let limit = [number("memory.max"), number("memory.high")].into_iter().flatten().min();
-            Memory { used, limit, shared: shared.unwrap_or(0) }
-        });
-        let swap = number("memory.swap.current").map(|used| (used, number("memory.swap.max")));
-        Self { procs: number("pids.current"), memory, swap }
-    }
-
-    /// With what v1 counts for it.
-    fn of_any(cgroup: &Cgroup) -> Option<Self> {
-        let (stats, limits) = (cgroup.stats().ok()?, cgroup.limits().ok()?);
-        let bytes = |limit: Option<Limit>| match limit {
-            Some(Limit::Value(bytes)) => Some(bytes),
-            _ => None,
-        };
-        let memory = stats.memory.as_ref().and_then(|memory| {
-            let limit = [bytes(limits.memory_max), bytes(limits.memory_high)].into_iter().flatten().min();
-            Some(Memory { used: memory.current?, limit, shared: memory.stat.shmem })
-        });
-        let swap = stats.memory.as_ref().and_then(|memory| memory.swap_current);
-        let swap = swap.map(|used| (used, bytes(limits.memory_swap_max)));
-        Some(Self { procs: stats.pids.as_ref().map(|pids| pids.current), memory, swap })
     }
 }
 

@@ -8,6 +8,7 @@ use rustix::io::Errno;
 
 use super::caller::{Caller, Last};
 use super::hands::Lazy;
+use super::unfinished::Later;
 use crate::error::{Error, ErrorKind, Result};
 use crate::seccomp::{Arch, Syscall, SyscallData};
 use crate::sys::seccomp::{self as sys, Answer, Notification, memory};
@@ -24,6 +25,9 @@ pub struct Call<'a> {
     pub(super) hands: &'a mut Lazy,
     pub(super) last: &'a Last,
     pub(super) answered: bool,
+    /// How many calls of its container are to be answered later.
+    pub(super) unfinished: usize,
+    pub(super) later: Option<Later>,
 }
 
 /// What becomes of a call.
@@ -245,15 +249,26 @@ impl<'a> Call<'a> {
         self.hands
     }
 
-    /// What goes back to the kernel.
-    pub(super) fn answer(&self, response: Response) -> Answer {
-        let id = self.call.id;
-        match response {
-            Response::Continue => Answer { id, flags: sys::CONTINUE, ..Answer::default() },
-            Response::Value(value) => Answer { id, value, ..Answer::default() },
-            Response::Errno(errno @ 1..=4095) => Answer { id, error: -i32::from(errno), ..Answer::default() },
-            Response::Errno(_) | Response::Answered => Answer { id, error: -libc::EIO, ..Answer::default() },
-        }
+    /// How many calls of its container are to be answered later.
+    pub(crate) fn unfinished(&self) -> usize {
+        self.unfinished
+    }
+
+    /// Has it answered when `later` says how. Other calls of the container go on meanwhile.
+    pub(crate) fn answer_later(&mut self, later: Later) -> Response {
+        self.answered = true;
+        self.later = Some(later);
+        Response::Answered
+    }
+}
+
+/// What goes back to the kernel.
+pub(super) fn encode(id: u64, response: Response) -> Answer {
+    match response {
+        Response::Continue => Answer { id, flags: sys::CONTINUE, ..Answer::default() },
+        Response::Value(value) => Answer { id, value, ..Answer::default() },
+        Response::Errno(errno @ 1..=4095) => Answer { id, error: -i32::from(errno), ..Answer::default() },
+        Response::Errno(_) | Response::Answered => Answer { id, error: -libc::EIO, ..Answer::default() },
     }
 }
 

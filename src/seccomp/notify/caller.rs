@@ -29,6 +29,10 @@ pub struct Caller {
     pub effective: CapSet,
     /// Its file mode creation mask.
     pub umask: u32,
+    /// Whether it has given up to gain rights by executing a program (`PR_SET_NO_NEW_PRIVS`).
+    pub no_new_privs: bool,
+    /// How many seccomp filters it is under.
+    pub filters: u32,
     /// Its number in the innermost pid namespace that it is in.
     pub inner_thread: u32,
     /// Its user namespace: device and inode.
@@ -80,6 +84,8 @@ impl Caller {
             groups: status.groups,
             effective: CapSet::from_bits_truncate(status.effective),
             umask: status.umask,
+            no_new_privs: status.no_new_privs,
+            filters: status.filters,
             inner_thread: status.inner,
             user_namespace: files.user_namespace()?,
             files,
@@ -170,6 +176,8 @@ struct Status {
     groups: Vec<u32>,
     effective: u64,
     umask: u32,
+    no_new_privs: bool,
+    filters: u32,
     inner: u32,
 }
 
@@ -190,17 +198,19 @@ impl Status {
                 "Uid" => found.fsuid = words.nth(3)?.parse().ok()?,
                 "Gid" => found.fsgid = words.nth(3)?.parse().ok()?,
                 "Groups" => found.groups = words.map(|w| w.parse().ok()).collect::<Option<_>>()?,
+                "NoNewPrivs" => found.no_new_privs = words.next()? != "0",
+                "Seccomp_filters" => found.filters = words.next()?.parse().ok()?,
                 "NSpid" => found.inner = words.next_back()?.parse().ok()?,
                 "CapEff" => found.effective = u64::from_str_radix(words.next()?, 16).ok()?,
                 _ => continue,
             }
             lines += 1;
             // The rest is half of it.
-            if lines == 7 {
+            if lines == 9 {
                 break;
             }
         }
-        (lines == 7).then_some(found)
+        (lines == 9).then_some(found)
     }
 }
 
@@ -216,7 +226,8 @@ mod tests {
 
     const STATUS: &str = "Name:\ta:b\\n\nUmask:\t0022\nState:\tR (running)\nTgid:\t12\nNgid:\t0\nPid:\t13\nPPid:\t1\n\
         TracerPid:\t0\nUid:\t1000000\t1000000\t1000000\t1000007\nGid:\t1000000\t1000000\t1000000\t1000008\n\
-        FDSize:\t64\nGroups:\t1000004 1000024 \nNStgid:\t12\t3\nNSpid:\t13\t4\nCapEff:\t000001fffffdffff\nSeccomp:\t2\n";
+        FDSize:\t64\nGroups:\t1000004 1000024 \nNStgid:\t12\t3\nNSpid:\t13\t4\nCapEff:\t000001fffffdffff\nNoNewPrivs:\t1\nSeccomp:\t2\n\
+        Seccomp_filters:\t3\n";
 
     #[test]
     fn reads_the_lines_that_count() {
@@ -225,6 +236,7 @@ mod tests {
         assert_eq!((status.fsuid, status.fsgid), (1_000_007, 1_000_008));
         assert_eq!(status.groups, [1_000_004, 1_000_024]);
         assert_eq!(status.effective, 0x01ff_fffd_ffff);
+        assert_eq!((status.no_new_privs, status.filters), (true, 3));
     }
 
     #[test]

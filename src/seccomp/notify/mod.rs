@@ -4,6 +4,7 @@ mod call;
 mod caller;
 pub(crate) mod hands;
 mod turn;
+pub(crate) mod unfinished;
 mod work;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -98,6 +99,8 @@ struct State {
     next: u64,
     /// The owners of a call in work, each with the listeners that became ready meanwhile.
     busy: BTreeMap<Arc<str>, BTreeSet<u64>>,
+    /// Calls that something works at, by the tokens of that.
+    unfinished: BTreeMap<u64, unfinished::Kept>,
     threads: Vec<JoinHandle<()>>,
     work: Work,
     closed: bool,
@@ -173,14 +176,8 @@ impl Supervisor {
         if shared.drive == NotifyLoop::Thread && state.work.leader == 0 {
             Shared::start(shared, &mut state)?;
         }
-        let token = state.next;
-        state.next += 1;
-        let flags = EventFlags::IN | EventFlags::ONESHOT;
-        epoll::add(&shared.epoll, &listener, EventData::new_u64(token), flags)
-            .map_err(|e| Error::sys("watch a seccomp listener", e))?;
         let listener = Listener { fd: Arc::new(listener), owner: owner.into(), responder };
-        state.listeners.insert(token, listener);
-        Ok(())
+        shared.listen(&mut state, listener).map_err(|e| Error::sys("watch a seccomp listener", e))
     }
 
     /// Gives the listeners of `owner` out; their calls wait for whoever holds them. Waits up to 5 s for a call in work.
@@ -260,6 +257,15 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn listen(&self, state: &mut State, listener: Listener) -> Result<(), Errno> {
+        let token = state.next;
+        state.next += 1;
+        let flags = EventFlags::IN | EventFlags::ONESHOT;
+        epoll::add(&self.epoll, &*listener.fd, EventData::new_u64(token), flags)?;
+        state.listeners.insert(token, listener);
+        Ok(())
+    }
+
     /// The next listener that is ready; `None` when the time is over.
     fn wait(&self, timeout: Option<&Timespec>) -> Result<Option<u64>, Errno> {
         let mut events = [const { std::mem::MaybeUninit::uninit() }; 1];
@@ -293,6 +299,7 @@ impl Shared {
             let _ = epoll::delete(&self.epoll, &*listener.fd);
         }
         let threads = std::mem::take(&mut state.threads);
+        let unfinished = std::mem::take(&mut state.unfinished);
         drop(state);
         // The calls that wait end here, but for those in work, which end with their turn.
         drop(listeners);
@@ -314,6 +321,7 @@ impl Shared {
         }
         let means = std::mem::take(&mut self.state().work.means);
         drop(means);
+        unfinished::give_up(unfinished.into_values(), end);
     }
 }
 

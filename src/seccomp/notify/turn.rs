@@ -7,8 +7,9 @@ use std::sync::Arc;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use super::call::{Call, Response};
+use super::call::{Call, Response, encode};
 use super::caller::Last;
+use super::unfinished::Later;
 use super::{Listener, Means, Shared};
 use crate::sys::seccomp as sys;
 
@@ -30,6 +31,9 @@ impl Shared {
     /// Answers what waits at a listener. Does nothing where a call of the same container is in work: who does that looks
     /// at this listener afterwards. With the number of a thread that leads it waits a moment for more.
     pub(super) fn turn(this: &Arc<Self>, token: u64, means: &mut Means, leader: Option<u64>) {
+        if this.look_after(token) {
+            return;
+        }
         let mut state = this.state();
         let Some(listener) = state.listeners.get(&token).cloned() else { return };
         if let Some(waiting) = state.busy.get_mut(&listener.owner) {
@@ -37,20 +41,27 @@ impl Shared {
             return;
         }
         state.busy.insert(Arc::clone(&listener.owner), [token].into());
+        let unfinished = state.unfinished_of(&listener.owner);
         drop(state);
 
-        let (mut answered, mut gone) = listener.answer(means);
+        // The number stays what it is: a turn ends with a call that is answered later.
+        let mut done = listener.answer(means, unfinished);
         while let Some(number) = leader
-            && !gone
-            && Self::stay(this, number, token, &listener, std::mem::take(&mut answered))
+            && !done.gone
+            && done.later.is_none()
+            && Self::stay(this, number, token, &listener, std::mem::take(&mut done.calls))
         {
-            (answered, gone) = listener.answer(means);
+            done = listener.answer(means, unfinished);
         }
         // Another container's turn, or nobody's: what is open of the last caller is of no more use.
         means.last = Last::default();
+        let Answered { calls, gone, later } = done;
 
         let mut state = this.state();
-        state.answered += answered;
+        state.answered += calls;
+        if let Some((id, later)) = later {
+            this.keep(&mut state, &listener, id, later);
+        }
         if gone {
             this.forget(&mut state, token);
         }
@@ -92,33 +103,46 @@ impl Shared {
     }
 }
 
+/// What came of a turn.
+#[derive(Default)]
+struct Answered {
+    calls: u64,
+    /// Whether the listener has no use any more.
+    gone: bool,
+    /// The last call, where it is answered later.
+    later: Option<(u64, Later)>,
+}
+
 impl Listener {
-    /// Answers up to [`CALLS`] calls: how many it were, and whether the listener has no use any more.
-    fn answer(&self, means: &mut Means) -> (u64, bool) {
-        let mut answered = 0;
+    /// Answers up to [`CALLS`] calls, or up to one that is answered later.
+    fn answer(&self, means: &mut Means, unfinished: usize) -> Answered {
+        let mut done = Answered::default();
         for _ in 0..CALLS {
             match self.look() {
                 Look::Call => {}
-                Look::Nothing => return (answered, false),
-                Look::Gone => return (answered, true),
+                Look::Nothing => return done,
+                Look::Gone => return Answered { gone: true, ..done },
             }
             let call = match sys::receive(self.fd.as_fd()) {
                 Ok(call) => call,
                 // Killed in between.
                 Err(Errno::NOENT | Errno::INTR) => continue,
-                Err(_) => return (answered, true),
+                Err(_) => return Answered { gone: true, ..done },
             };
-            let Means { hands, last } = means;
-            let mut call = Call { listener: self.fd.as_fd(), call, hands, last, answered: false };
+            let (listener, Means { hands, last }) = (self.fd.as_fd(), &mut *means);
+            let mut call = Call { listener, call, hands, last, answered: false, unfinished, later: None };
             let response = catch_unwind(AssertUnwindSafe(|| self.responder.respond(&mut call)));
             // A caller that was killed gets no answer.
+            if let Some(later) = call.later.take() {
+                return Answered { later: Some((call.id(), later)), ..done };
+            }
             if !call.answered {
                 let response = response.unwrap_or(Response::Errno(libc::ENOSYS as u16));
-                let _ = sys::answer(self.fd.as_fd(), call.answer(response));
+                let _ = sys::answer(listener, encode(call.id(), response));
             }
-            answered += 1;
+            done.calls += 1;
         }
-        (answered, false)
+        done
     }
 
     fn look(&self) -> Look {

@@ -261,6 +261,8 @@ pub(crate) mod code {
     pub(crate) const CHDIR: u16 = 0x60;
     /// fd
     pub(crate) const FCHDIR: u16 = 0x61;
+    /// dir fd: becomes the root, and the working directory
+    pub(crate) const CHROOT: u16 = 0x70;
     /// @path, mode with type, device
     pub(crate) const MKNOD: u16 = 0x62;
     /// @target, @path

@@ -28,10 +28,9 @@ impl Interp {
                 }
                 self.base = self.arena;
                 self.len = got as usize;
-                if !self.act_once() {
+                if !self.act_once(first) {
                     syscall::exit(abi::EXIT_FAILED);
                 }
-                self.close_slots(first, -1);
             }
         }
     }
@@ -49,7 +48,7 @@ impl Interp {
     }
 
     /// Whether the list was a list, and was answered.
-    unsafe fn act_once(&mut self) -> bool {
+    unsafe fn act_once(&mut self, first: usize) -> bool {
         if self.len < size_of::<act::Head>() {
             return false;
         }
@@ -85,9 +84,21 @@ impl Interp {
             }
             let fd =
                 if head.send == act::NO_SLOT { -1 } else { self.slots[head.send as usize & (SLOTS - 1)] };
+            // Before the answer: what the caller has by then would be in use otherwise, and could not be unmounted.
+            self.close_slots(first, fd);
             let out = self.base.add(head.out_at as usize);
-            socket::send_two(self.sock, results.as_ptr().cast(), count * 8, out, head.out_len as usize, fd)
-                > 0
+            let sent = socket::send_two(
+                self.sock,
+                results.as_ptr().cast(),
+                count * 8,
+                out,
+                head.out_len as usize,
+                fd,
+            );
+            if fd >= 0 {
+                sys1(nr::CLOSE, fd as usize);
+            }
+            sent > 0
         }
     }
 

@@ -18,6 +18,10 @@ impl Interp {
             match op {
                 code::CHDIR => sys1(nr::CHDIR, self.at(a) as usize),
                 code::FCHDIR => sys1(nr::FCHDIR, self.fd(a) as usize),
+                code::CHROOT => match sys1(nr::FCHDIR, self.fd(a) as usize) {
+                    0 => sys1(nr::CHROOT, c".".as_ptr() as usize),
+                    e => e,
+                },
                 code::MKNOD => sys6(nr::MKNODAT, AT_FDCWD, self.at(a) as usize, b as usize, c as usize, 0, 0),
                 code::SYMLINK => sys3(nr::SYMLINKAT, self.at(a) as usize, AT_FDCWD, self.at(b) as usize),
                 code::MKDIR => sys3(nr::MKDIRAT, AT_FDCWD, self.at(a) as usize, b as usize),

@@ -112,6 +112,7 @@ mod arch {
         pub(crate) const FSTATFS: usize = 138;
         pub(crate) const PIVOT_ROOT: usize = 155;
         pub(crate) const PRCTL: usize = 157;
+        pub(crate) const CHROOT: usize = 161;
         pub(crate) const MOUNT: usize = 165;
         pub(crate) const UMOUNT2: usize = 166;
         pub(crate) const SETHOSTNAME: usize = 170;
@@ -196,6 +197,7 @@ mod arch {
         pub(crate) const FTRUNCATE: usize = 46;
         pub(crate) const CHDIR: usize = 49;
         pub(crate) const FCHDIR: usize = 50;
+        pub(crate) const CHROOT: usize = 51;
         pub(crate) const OPENAT: usize = 56;
         pub(crate) const CLOSE: usize = 57;
         pub(crate) const READ: usize = 63;

@@ -117,6 +117,27 @@ impl Mapping {
         }
     }
 
+    /// Bytes of it that are in memory (`mincore(2)`).
+    pub(crate) fn resident(&self) -> Result<u64, Errno> {
+        /// Pages that one call looks at.
+        const PAGES: usize = 16 << 10;
+        let page = rustix::param::page_size();
+        let mut seen = vec![0_u8; PAGES];
+        let (mut at, mut pages) = (0, 0);
+        while at < self.len {
+            let len = (self.len - at).min(PAGES * page);
+            // SAFETY: the range is inside of our own mapping and begins at a page; the result has a byte for each page of
+            // it, of which there are no more than it has.
+            let done = unsafe { libc::mincore(self.addr.as_ptr().add(at).cast(), len, seen.as_mut_ptr()) };
+            if done != 0 {
+                return Err(last_errno());
+            }
+            pages += seen[..len.div_ceil(page)].iter().filter(|byte| **byte & 1 != 0).count();
+            at += len;
+        }
+        Ok((pages * page) as u64)
+    }
+
     /// Asks for huge pages (`MADV_HUGEPAGE`), and keeps the guest's memory out of core dumps of the host.
     pub(crate) fn advise(&self) {
         for advice in [libc::MADV_HUGEPAGE, libc::MADV_DONTDUMP] {

@@ -1,6 +1,8 @@
 //! Disk images of root file systems, made by `mkfs.ext4 -d` (e2fsprogs), and kept for as long as their source is the same.
 
+mod copy;
 mod fingerprint;
+mod program;
 #[cfg(test)]
 mod tests;
 
@@ -10,12 +12,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
+pub use self::copy::{CopyMethod, copy_image};
 use self::fingerprint::{Contents, look_at};
 use crate::error::{Error, ErrorKind, Result};
 use crate::rootfs::Rootfs;
 
 /// What stays free in an image for the guest to write.
 const FREE: u64 = 64 << 20;
+/// How long the program may take. Some GiB on a slow disk take minutes.
+const DEADLINE: Duration = Duration::from_secs(30 * 60);
 /// Where the program may be beside `PATH`, which a service's environment may lack.
 const USUAL: [&str; 4] = ["/usr/sbin", "/sbin", "/usr/local/sbin", "/usr/bin"];
 
@@ -37,6 +42,8 @@ const USUAL: [&str; 4] = ["/usr/sbin", "/sbin", "/usr/local/sbin", "/usr/bin"];
 pub struct PackImage {
     source: Source,
     free: u64,
+    deadline: Duration,
+    program: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug)]
@@ -49,13 +56,29 @@ enum Source {
 impl PackImage {
     /// Packs a directory, or layers of which the topmost is the first. Owners are kept as they are on disk.
     pub fn new(source: impl Into<Rootfs>) -> Self {
-        Self { source: Source::Rootfs(source.into()), free: FREE }
+        Self::of(Source::Rootfs(source.into()))
     }
 
     /// Packs what is in an archive, plain or compressed: see [`Unpack`](crate::rootfs::Unpack).
     #[cfg(feature = "image")]
     pub fn archive(path: impl Into<PathBuf>) -> Self {
-        Self { source: Source::Archive(path.into()), free: FREE }
+        Self::of(Source::Archive(path.into()))
+    }
+
+    fn of(source: Source) -> Self {
+        Self { source, free: FREE, deadline: DEADLINE, program: None }
+    }
+
+    /// Sets how long `mkfs.ext4` may take: 30 minutes unless told otherwise. It is killed then, and what it has made is removed.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// Sets the program that is run in place of the `mkfs.ext4` that `PATH` or the usual directories have.
+    pub fn program(mut self, path: impl Into<PathBuf>) -> Self {
+        self.program = Some(path.into());
+        self
     }
 
     /// Sets how many bytes the guest can write beyond what is there: 64 MiB unless told otherwise. They take no space on the
@@ -67,14 +90,15 @@ impl PackImage {
 
     /// Makes the image in the directory `cache`, unless it is there; gives its path. A guest that writes to it changes it
     /// for all that come later: give it to them with [`RootMode::Overlay`](super::RootMode::Overlay), or
-    /// [copy](std::fs::copy) it.
+    /// [copy](copy_image) it.
     ///
     /// Blocks for about as long as a copy of the source takes; a program runs as a child of this process meanwhile. Layers
     /// need the privilege to mount an overlay (`CAP_SYS_ADMIN`), and any source that of reading all of it.
     ///
     /// # Errors
     /// [`Unsupported`](crate::ErrorKind::Unsupported) where there is no `mkfs.ext4`, and for [`Rootfs::Host`];
-    /// [`NotFound`](crate::ErrorKind::NotFound) for a source that is not there. Those of `mkfs.ext4` with what it said.
+    /// [`NotFound`](crate::ErrorKind::NotFound) for a source that is not there. Those of `mkfs.ext4` with what it said, and
+    /// [`Timeout`](crate::ErrorKind::Timeout) where it takes too long. Nothing half-made is left then.
     pub fn run(&self, cache: impl AsRef<Path>) -> Result<PathBuf> {
         let cache = cache.as_ref();
         let made = self.run_in(cache);
@@ -149,20 +173,18 @@ impl PackImage {
         let failed = |e| Error::io(STEP, e).path(&temp.0);
         let file = File::options().write(true).open(&temp.0).map_err(failed)?;
         file.set_len(contents.image_size(self.free)).map_err(failed)?;
-        let program = program()?;
+        let program = self.program.clone().map_or_else(program, Ok)?;
         let mut command = Command::new(&program);
         command.args(["-q", "-F", "-m", "0", "-L", "root", "-E", "lazy_itable_init=1,lazy_journal_init=1"]);
         // Room for what is there, and for as much again.
         command.arg("-N").arg((contents.entries * 2 + 4096).to_string());
         command.arg("-d").arg(source).arg(&temp.0);
-        command.env("LC_ALL", "C").stdout(Stdio::null()).stderr(Stdio::piped());
+        command.env("LC_ALL", "C").stdout(Stdio::null());
         command.stdin(input.map_or_else(Stdio::null, Stdio::from));
-        let out = command.spawn().and_then(|child| child.wait_with_output());
-        let out = out.map_err(|e| Error::io("run a program", e).path(&program))?;
-        if !out.status.success() {
-            let said = String::from_utf8_lossy(&out.stderr);
+        let done = program::run(&program, &mut command, self.deadline)?;
+        if !done.status.success() {
             let e = Error::new(ErrorKind::Kernel, STEP).path(source);
-            return Err(e.detail(format!("{} failed: {}", program.display(), said.trim())));
+            return Err(e.detail(format!("{} failed: {}", program.display(), done.said)));
         }
         file.sync_all().map_err(failed)?;
         // Two that make the same one make it equally.

@@ -112,3 +112,54 @@ fn an_archive_is_unpacked_and_packed() {
     assert_eq!(PackImage::archive(&path).run(&cache).unwrap(), image);
     assert_eq!(std::fs::read_dir(&cache).unwrap().count(), 1);
 }
+
+/// A program in place of mkfs.ext4.
+fn fake(dir: &Path, body: &str) -> PathBuf {
+    let path = dir.join("fake-mkfs");
+    std::fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
+    path
+}
+
+#[test]
+fn a_program_that_hangs_is_killed_in_time_and_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (root, cache) = (dir.path().join("root"), dir.path().join("cache"));
+    std::fs::create_dir(&root).unwrap();
+    let pid = dir.path().join("pid");
+    // It has closed its standard error, fills it, or has given it to a child that goes on.
+    let noise = "yes | head -c 200000 >&2";
+    for (n, body) in ["exec 2>&-; exec sleep 1000", &format!("{noise}; echo stuck >&2; exec sleep 1000")]
+        .iter()
+        .enumerate()
+    {
+        let program = fake(dir.path(), &format!("echo $$ > {}; {body}", pid.display()));
+        let pack = PackImage::new(Rootfs::dir(&root)).program(&program).deadline(Duration::from_millis(500));
+        let e = pack.run(&cache).unwrap_err();
+        assert_eq!((e.kind(), e.what()), (ErrorKind::Timeout, program.to_str()), "{e}");
+        assert!(n == 0 || e.to_string().contains("it said: y"), "{e}");
+        assert!(e.to_string().len() < 100_000);
+        assert_eq!(std::fs::read_dir(&cache).unwrap().count(), 0);
+        let was = std::fs::read_to_string(&pid).unwrap();
+        assert!(!Path::new("/proc").join(was.trim()).exists(), "{was} is there still");
+    }
+}
+
+#[test]
+fn the_end_of_the_program_is_not_held_up_by_its_children() {
+    let dir = tempfile::tempdir().unwrap();
+    let (root, cache) = (dir.path().join("root"), dir.path().join("cache"));
+    std::fs::create_dir(&root).unwrap();
+    // The child has the standard error, and ends when the test lets it.
+    let go_on = dir.path().join("go-on");
+    std::fs::write(&go_on, "").unwrap();
+    let child = format!("while [ -e {} ]; do sleep 0.05; done &", go_on.display());
+    let program = fake(dir.path(), &format!("{child}\necho no space >&2; exit 3"));
+    let e = PackImage::new(Rootfs::dir(&root)).program(&program).run(&cache).unwrap_err();
+    assert!(e.kind() == ErrorKind::Kernel && e.to_string().contains("failed: no space"), "{e}");
+    assert_eq!(std::fs::read_dir(&cache).unwrap().count(), 0);
+    std::fs::remove_file(&go_on).unwrap();
+    let none = PackImage::new(Rootfs::dir(&root)).program(dir.path().join("none")).run(&cache).unwrap_err();
+    assert_eq!(none.kind(), ErrorKind::NotFound, "{none}");
+    assert_eq!(std::fs::read_dir(&cache).unwrap().count(), 0);
+}

@@ -1,15 +1,15 @@
-//! `cargo xtask bench-vm`: from the start of a process to the first word of a guest's init, beside QEMU's microvm. In the
-//! lane, whose KVM runs Linux.
+//! `cargo xtask bench-vm`: from the start of a process to the first word of a guest's init, beside QEMU's microvm and,
+//! where its program is given, Firecracker. In the lane, whose KVM runs Linux.
 
 use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use crate::args::Args;
-use crate::fixtures::at;
+use crate::fixtures::{at, remove};
 use crate::vm::{self, Ending, Streams};
 use crate::{Result, paths, sh};
 
@@ -25,27 +25,36 @@ const LIMIT: Duration = Duration::from_secs(30 * 60);
 pub fn run(mut args: Args) -> Result {
     let rounds: u32 = args.value("--n")?.unwrap_or(5);
     let kernel: Option<String> = args.value("--kernel")?;
+    let firecracker: Option<PathBuf> = args.value("--firecracker")?;
     args.done()?;
     sh::run(sh::cargo().args(["build", "--quiet", "--release", "--features", "vm", "--example", EXAMPLE]))?;
     let dir = paths::target().join("bench/vm");
+    remove(&dir)?;
     at(&dir, fs::create_dir_all(&dir))?;
     let program = paths::target().join("release/examples").join(EXAMPLE);
-    let script = format!(
-        "mkdir {PLACE} && cp '{}'/* '{}' {PLACE} && exec {PLACE}/{EXAMPLE} {PLACE} {rounds}",
-        dir.display(),
-        program.display()
-    );
-    let mut options = vm::Options::new(vec!["sh".to_owned(), "-c".to_owned(), script], paths::root());
+    let mut options = vm::Options::new(Vec::new(), paths::root());
     options.kvm = true;
-    // With two CPUs the emulation trips over code that the guest changes in itself: it hangs in its first second.
-    options.cpus = 1;
     options.memory = "3G".to_owned();
     options.timeout = LIMIT;
     options.kernel = kernel.unwrap_or(options.kernel);
     options.visible = vec![paths::target()];
     let parts = vm::prepare(&options)?;
     let guest = parts.guest(INIT)?;
-    let qemu = script_of(&parts.qemu()?);
+    let quoted = |path: &Path| vm::quoted(&path.to_string_lossy());
+    let mut qemu = script_of(&parts.qemu()?);
+    let mut tools = String::new();
+    if let Some(dir) = parts.unpacked_tools() {
+        tools = format!("cp -r {} {PLACE}/tools && ", quoted(dir));
+        qemu = qemu.replace(&*dir.to_string_lossy(), &format!("{PLACE}/tools"));
+    }
+    let script = format!(
+        "mkdir {PLACE} && cp {}/* {} {PLACE} && {tools}exec {PLACE}/{EXAMPLE} {PLACE} {rounds} {} {}",
+        quoted(&dir),
+        quoted(&program),
+        quoted(&guest.modules),
+        quoted(&paths::fixtures().join("busybox"))
+    );
+    options.command = vec!["sh".to_owned(), "-c".to_owned(), script];
     for (name, content) in [
         ("vmlinux", guest.vmlinux.as_slice()),
         ("bzimage", &guest.bzimage),
@@ -55,6 +64,9 @@ pub fn run(mut args: Args) -> Result {
         let path = dir.join(name);
         at(&path, fs::write(&path, content))?;
         at(&path, fs::set_permissions(&path, fs::Permissions::from_mode(0o755)))?;
+    }
+    if let Some(program) = firecracker {
+        at(&program, fs::copy(&program, dir.join("firecracker")))?;
     }
     println!("bench-vm: {rounds} rounds, guest Linux {}", guest.release);
     match vm::run(&parts, &options, Streams::passed_on())? {

@@ -35,6 +35,8 @@ pub struct Kernel {
 #[derive(Debug)]
 pub struct Guest {
     pub release: String,
+    /// `/lib/modules/RELEASE`.
+    pub modules: PathBuf,
     /// An ELF file, where the image could be unpacked.
     pub vmlinux: Vec<u8>,
     pub bzimage: Vec<u8>,
@@ -53,6 +55,7 @@ impl Kernel {
         archive.file("init", init.as_bytes());
         Ok(Guest {
             release: self.release.clone(),
+            modules: self.modules.clone(),
             vmlinux: at(image, fs::read(image))?,
             bzimage: at(&bzimage, fs::read(&bzimage))?,
             initramfs: archive.finish(),

@@ -63,7 +63,9 @@ pub fn run(parts: &Parts, options: &Options, job: &Job, streams: Streams<'_>) ->
     let start = Instant::now();
     let mut qemu = parts.tools.qemu()?;
     // All CPUs in one thread: with a thread each, the guest's kernel now and then runs an instruction that it is
-    // replacing on another CPU, and panics.
+    // replacing on another CPU, and panics. The price is that `--kvm` goes with one CPU. VMRUN leaves the vector of an
+    // interrupt that it delivered to a nested guest in `exception_index`; when the thread then turns to another CPU,
+    // which it does ten times a second, the interrupt is delivered once more, even to a guest that takes none.
     qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
         .args(["-machine", "q35", "-accel", "tcg,thread=single", "-cpu", CPU])
         .args(["-smp", &options.cpus.to_string(), "-m", &options.memory])

@@ -19,6 +19,7 @@ use std::time::Duration;
 use crate::Result;
 use crate::args::Args;
 
+pub use cache::dir as cache_dir;
 pub use job::quoted;
 pub use kernel::Guest;
 pub use machine::{Ending, Streams};
@@ -143,6 +144,11 @@ impl Parts {
     pub fn qemu(&self) -> Result<std::process::Command> {
         self.tools.qemu()
     }
+
+    /// The directory with QEMU and its libraries, where they are not installed.
+    pub fn unpacked_tools(&self) -> Option<&std::path::Path> {
+        self.tools.unpacked()
+    }
 }
 
 /// Finds or fetches QEMU and the kernel.
@@ -158,6 +164,9 @@ pub fn prepare(options: &Options) -> Result<Parts> {
 
 /// Runs the command to its end, or the time limit.
 pub fn run(parts: &Parts, options: &Options, streams: Streams<'_>) -> Result<Ending> {
+    if options.kvm && options.cpus > 1 {
+        eprintln!("vm: --kvm with several CPUs: the emulation stops Linux guests, see CONTRIBUTING.md");
+    }
     let job = job::Job::new(parts, options)?;
     machine::run(parts, options, &job, streams)
 }

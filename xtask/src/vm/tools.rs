@@ -54,6 +54,11 @@ fn installed(name: &str) -> Option<PathBuf> {
 }
 
 impl Tools {
+    /// Where what was unpacked is, if anything had to be.
+    pub fn unpacked(&self) -> Option<&Path> {
+        self.root.as_deref()
+    }
+
     /// The program's path.
     pub fn path(&self, name: &str) -> Result<PathBuf> {
         let unpacked = |root: &PathBuf| {

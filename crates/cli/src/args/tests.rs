@@ -47,6 +47,7 @@ fn a_run_with_everything() {
         "-v",
         "/a:/b:ro",
         "--read-only",
+        "--resource-views",
         "--rm",
         "--no-seccomp",
         "--run-dir",
@@ -65,7 +66,9 @@ fn a_run_with_everything() {
     assert_eq!(r.process.workdir.as_deref(), Some("/w".as_ref()));
     assert_eq!(r.process.user, Some(User::new(5, 6)));
     assert_eq!((r.network, r.memory, r.pids), (Network::Host, Some(2 << 20), Some(9)));
-    assert!(r.volumes[0].read_only && r.switches.read_only && r.switches.no_seccomp);
+    assert!(
+        r.volumes[0].read_only && r.switches.read_only && r.switches.no_seccomp && r.switches.resource_views
+    );
     assert!(!r.switches.privileged);
     let dirs = Dirs { run: Some("/x".into()), state: Some("/y".into()), cgroup: Some("/c".into()) };
     assert_eq!(r.dirs, dirs);

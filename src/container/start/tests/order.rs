@@ -156,8 +156,8 @@ fn nothing_of_the_host_is_open_once_the_payload_may_be_looked_at() {
 #[test]
 fn the_old_root_goes_after_what_needs_it() {
     each(10, |ops| {
-        let detached = ops.last("detach_top", "")?;
-        ops.before(ops.one("pivot_root"), detached);
+        let pivoted = ops.one("pivot_root");
+        let detached = ops.places("detach_top", "").into_iter().find(|at| *at > pivoted)?;
         ops.before(ops.last("mount_top", "")?, detached);
         for after_pivot in ["mount_top", "mount", "mknod", "symlink"] {
             if let Some(first) = ops.first(after_pivot, "") {
@@ -182,6 +182,23 @@ fn the_old_root_goes_after_what_needs_it() {
         let places = ops.places("detach_top", "");
         assert_eq!(places.len(), 2);
         ops.before(places[0], ops.one("pivot_root"));
+        Some(())
+    });
+}
+
+/// What is over the root while they are opened is gone before anything is looked up again; a mask covers them.
+#[test]
+fn resource_views_are_taken_from_a_mount_that_goes() {
+    each(1, |ops| {
+        let opened = ops.places("open_tree", "path=meminfo").first().copied()?;
+        let (over, last) = (ops.last("move_mount", "to=/")?, ops.last("open_tree", "")?);
+        let gone = ops.last("detach_top", "")?;
+        let lookups = ["enter_kernel", "mask", "read_only"].map(|name| ops.places(name, ""));
+        ops.before(over, opened);
+        ops.before(last, gone);
+        assert!(!lookups.concat().iter().any(|at| (over..gone).contains(at)), "{}", ops.built.text);
+        ops.before(gone, ops.first("move_mount", "to=meminfo")?);
+        ops.before(ops.last("move_mount", "")?, ops.first("mask", "")?);
         Some(())
     });
 }
@@ -271,11 +288,13 @@ fn what_is_relative_is_looked_up_from_a_verified_place() {
     let mut looked_at = 0;
     for built in all() {
         let ops = Ops::of(&built);
-        let mut verified = false;
+        let (mut verified, mut is_pivoted) = (false, false);
         for (name, args) in &ops.lines {
             match *name {
                 "enter_kernel" => verified = true,
-                "chdir" | "fchdir" | "pivot_root" | "detach_top" => verified = false,
+                "pivot_root" => is_pivoted = true,
+                "chdir" | "fchdir" | "detach_top" => verified = false,
+                "move_mount" if is_pivoted && !args.contains(" to=/") => assert!(verified, "{args}"),
                 "mask" | "read_only" | "write_file" if !args.starts_with("path=/") => {
                     assert!(verified, "{}: {name} {args}\n{}", built.name, built.text);
                     looked_at += 1;

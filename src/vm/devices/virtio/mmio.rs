@@ -75,9 +75,10 @@ pub(in crate::vm) fn add(assembly: &mut Assembly, device: Box<dyn VirtioDevice>)
         state: Mutex::new(State::new(device, queues)),
         interrupt,
         memory: assembly.memory.clone(),
+        doorbells,
     });
     assembly.attach(slot, Arc::clone(&transport) as _)?;
-    let events = Box::new(Events { transport, doorbells });
+    let events = Box::new(Events { transport });
     match own {
         Some(name) => assembly.own.push((name, events)),
         None => assembly.handlers.push(events),
@@ -90,6 +91,7 @@ struct Transport {
     state: Mutex<State>,
     interrupt: Interrupt,
     memory: Memory,
+    doorbells: Vec<Event>,
 }
 
 struct State {
@@ -236,6 +238,8 @@ impl Transport {
         if started && state.runs() {
             let features = state.driver_features;
             state.device.activate(features);
+            // Linux's balloon rings before it says that it is ready: that was for nothing.
+            self.doorbells.iter().for_each(Event::signal);
         }
     }
 
@@ -318,7 +322,6 @@ impl BusDevice for Transport {
 /// The rings of the guest for each queue, and what else the device waits for.
 struct Events {
     transport: Arc<Transport>,
-    doorbells: Vec<Event>,
 }
 
 /// The device's own tokens begin here, behind those of its doorbells.
@@ -326,7 +329,7 @@ const OWN: u32 = 1 << 8;
 
 impl EventHandler for Events {
     fn begin(&mut self, watcher: &Watcher<'_>) -> Result<()> {
-        for (n, doorbell) in (0..).zip(&self.doorbells) {
+        for (n, doorbell) in (0..).zip(&self.transport.doorbells) {
             watcher.add(doorbell, n, EventFlags::IN)?;
         }
         self.transport.state().device.begin(&watcher.with_base(OWN))
@@ -338,13 +341,47 @@ impl EventHandler for Events {
             let mut state = self.transport.state();
             self.transport.work(&mut state, own, |device, work| device.ready(token, flags, work))
         // Before the work: what is put there meanwhile rings again.
-        } else if self.doorbells.get(token as usize).is_some_and(Event::take) {
+        } else if self.transport.doorbells.get(token as usize).is_some_and(Event::take) {
             self.transport.process(token as usize, own)
         } else {
             None
         };
-        if let Some(doorbell) = again.and_then(|queue| self.doorbells.get(queue)) {
+        if let Some(doorbell) = again.and_then(|queue| self.transport.doorbells.get(queue)) {
             doorbell.signal();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vm::devices::virtio::Rng;
+    use crate::vm::memory::{MemoryBacking, allocate};
+
+    #[test]
+    fn what_was_rung_for_before_the_driver_was_ready_is_looked_at_then() {
+        let event = || Event::new().unwrap();
+        let transport = Transport {
+            name: "rng",
+            state: Mutex::new(State::new(Box::new(Rng), vec![Queue::new(8).unwrap()])),
+            interrupt: Interrupt { event: event(), status: AtomicU32::new(0) },
+            memory: allocate(4 << 20, MemoryBacking::Private).unwrap(),
+            doorbells: vec![event()],
+        };
+        let rung = || transport.doorbells[0].take();
+        let status = |bits: u32| transport.write_register(reg::STATUS, bits);
+        let ready = status::FEATURES_OK | status::DRIVER_OK;
+        // Without the features it is not ready, whatever it says.
+        status(ready);
+        assert!(!rung());
+        status(0);
+        transport.write_register(reg::DRIVER_FEATURES_SEL, 1);
+        transport.write_register(reg::DRIVER_FEATURES, half(VERSION_1, 1));
+        status(status::FEATURES_OK);
+        assert!(!rung());
+        status(ready);
+        assert!(rung());
+        status(ready);
+        assert!(!rung());
     }
 }

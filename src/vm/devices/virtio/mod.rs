@@ -15,8 +15,8 @@ mod vsock;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-pub(in crate::vm) use balloon::{Balloon, BalloonDevice};
-pub(in crate::vm) use block::{Block, OpenDisk};
+pub(in crate::vm) use balloon::{Balloon, BalloonDevice, Report};
+pub(in crate::vm) use block::{Block, DiskCounters, OpenDisk};
 pub(in crate::vm) use console::{Console, Keys};
 pub(in crate::vm) use mmio::add;
 pub(in crate::vm) use rng::Rng;

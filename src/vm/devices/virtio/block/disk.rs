@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
@@ -26,6 +28,26 @@ pub(in crate::vm) struct OpenDisk {
     access: Access,
     id: [u8; ID],
     kind: Kind,
+    counters: Arc<DiskCounters>,
+}
+
+/// What a disk has done for its guest.
+#[derive(Debug, Default)]
+pub(in crate::vm) struct DiskCounters {
+    pub(in crate::vm) id: String,
+    pub(in crate::vm) reads: AtomicU64,
+    pub(in crate::vm) read_bytes: AtomicU64,
+    pub(in crate::vm) writes: AtomicU64,
+    pub(in crate::vm) written_bytes: AtomicU64,
+    pub(in crate::vm) discards: AtomicU64,
+    pub(in crate::vm) discarded_bytes: AtomicU64,
+    pub(in crate::vm) flushes: AtomicU64,
+    pub(in crate::vm) errors: AtomicU64,
+}
+
+/// Adds to a counter.
+pub(super) fn add(counter: &AtomicU64, n: u64) {
+    counter.fetch_add(n, Ordering::Relaxed);
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +98,12 @@ impl OpenDisk {
         let mut id = [0; ID];
         let name = disk.id().map_or_else(|| format!("disk{number}"), str::to_owned);
         id.iter_mut().zip(name.bytes()).for_each(|(to, from)| *to = from);
-        Ok(Self { file, sectors: len / SECTOR, access, id, kind })
+        let counters = Arc::new(DiskCounters { id: name, ..DiskCounters::default() });
+        Ok(Self { file, sectors: len / SECTOR, access, id, kind, counters })
+    }
+
+    pub(in crate::vm) fn counters(&self) -> &Arc<DiskCounters> {
+        &self.counters
     }
 
     pub(super) fn sectors(&self) -> u64 {

@@ -5,7 +5,7 @@ mod request;
 #[cfg(test)]
 mod tests;
 
-pub(in crate::vm) use disk::OpenDisk;
+pub(in crate::vm) use disk::{DiskCounters, OpenDisk};
 use virtio_queue::Error as QueueError;
 
 use super::{VirtioDevice, Work, buffers};

@@ -1,6 +1,6 @@
 //! One request: what it asks, whether that can be, and the answer.
 
-use super::disk::{OpenDisk, Space};
+use super::disk::{OpenDisk, Space, add};
 use super::{RANGE_SECTORS, RANGES, SECTOR};
 use crate::vm::devices::virtio::buffers::{Buffers, Request};
 
@@ -31,6 +31,9 @@ pub(super) fn serve(disk: &OpenDisk, mut request: Request<'_>, flushes: bool) ->
         }
         None => (IO_ERROR, 0),
     };
+    if status == IO_ERROR {
+        add(&disk.counters().errors, 1);
+    }
     answer.copy_from(&[status]);
     // All buffers together have less than 4 GiB.
     written as u32 + 1
@@ -45,7 +48,11 @@ fn act(disk: &OpenDisk, kind: u32, sector: u64, request: Request<'_>, flushes: b
             let len = wanted.len();
             let place = disk.place(sector, len as u64).filter(|_| given.len() == 0);
             match place.is_some_and(|at| disk.read(wanted.pieces(), at).is_ok()) {
-                true => (OK, len),
+                true => {
+                    add(&disk.counters().reads, 1);
+                    add(&disk.counters().read_bytes, len as u64);
+                    (OK, len)
+                }
                 // Some of it may have come.
                 false => (IO_ERROR, 0),
             }
@@ -55,10 +62,17 @@ fn act(disk: &OpenDisk, kind: u32, sector: u64, request: Request<'_>, flushes: b
         kind::WRITE => {
             let place = disk.place(sector, given.len() as u64).filter(|_| wanted.len() == 0);
             let written = place.is_some_and(|at| disk.write(given.pieces(), at).is_ok());
+            if written {
+                add(&disk.counters().writes, 1);
+                add(&disk.counters().written_bytes, given.len() as u64);
+            }
             // A driver that cannot ask for it has it on the disk when it is told so.
             (done(written && (flushes || disk.flush().is_ok())), 0)
         }
-        kind::FLUSH => (done(disk.is_read_only() || disk.flush().is_ok()), 0),
+        kind::FLUSH => {
+            add(&disk.counters().flushes, 1);
+            (done(disk.is_read_only() || disk.flush().is_ok()), 0)
+        }
         kind::DISCARD | kind::WRITE_ZEROES => (ranges(disk, kind, given, flushes), 0),
         _ => (UNSUPPORTED, 0),
     }
@@ -97,6 +111,8 @@ fn ranges(disk: &OpenDisk, kind: u32, mut given: Buffers<'_>, flushes: bool) -> 
         if done.is_err() {
             return IO_ERROR;
         }
+        add(&disk.counters().discards, 1);
+        add(&disk.counters().discarded_bytes, len);
     }
     if flushes || disk.flush().is_ok() { OK } else { IO_ERROR }
 }

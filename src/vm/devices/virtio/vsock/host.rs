@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -44,6 +44,9 @@ pub(in crate::vm) struct VsockHost {
     listeners: Mutex<HashMap<u32, SyncSender<UnixStream>>>,
     gone: AtomicBool,
     pub(super) event: Event,
+    /// Bytes of streams that the guest was given, and that it has sent.
+    pub(in crate::vm) to_guest: AtomicU64,
+    pub(in crate::vm) from_guest: AtomicU64,
 }
 
 impl VsockHost {
@@ -54,6 +57,8 @@ impl VsockHost {
             listeners: Mutex::default(),
             gone: AtomicBool::new(false),
             event,
+            to_guest: AtomicU64::new(0),
+            from_guest: AtomicU64::new(0),
         })
     }
 

@@ -17,6 +17,7 @@ mod socket;
 mod tests;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 pub(in crate::vm) use host::VsockHost;
 use muxer::Muxer;
@@ -37,13 +38,15 @@ const QUEUE: u16 = 256;
 #[derive(Debug)]
 pub(in crate::vm) struct Vsock {
     muxer: Muxer,
+    host: Arc<VsockHost>,
     /// Of one packet.
     data: Vec<u8>,
 }
 
 impl Vsock {
     pub(in crate::vm) fn new(cid: u32, host: Arc<VsockHost>, socket: Option<OpenSocket>) -> Self {
-        Self { muxer: Muxer::new(u64::from(cid), host, socket), data: vec![0; MOST_DATA] }
+        let muxer = Muxer::new(u64::from(cid), Arc::clone(&host), socket);
+        Self { muxer, host, data: vec![0; MOST_DATA] }
     }
 
     /// Sends what there is for the guest, as far as it has given buffers.
@@ -65,6 +68,7 @@ impl Vsock {
                     let header = buffers.take_front(HEADER).unwrap_or_default();
                     header.copy_from(&packet.bytes());
                     buffers.copy_from(&self.data[..len]);
+                    self.host.to_guest.fetch_add(len as u64, Ordering::Relaxed);
                     work.push(RX, head, (HEADER + len) as u32)?;
                     used = true;
                 }
@@ -89,6 +93,7 @@ impl Vsock {
                     let len = packet.len as usize;
                     if len <= MOST_DATA && len <= given.len() {
                         given.copy_to(&mut self.data[..len]);
+                        self.host.from_guest.fetch_add(len as u64, Ordering::Relaxed);
                         self.muxer.packet(&packet, &self.data[..len], &work.watcher);
                     } else {
                         self.muxer.garbage(&packet);
