@@ -13,10 +13,11 @@ use rustix::mount::MountPropagationFlags;
 use super::child::{Child, Readiness, wait_for};
 use super::interp::abi::{self, act};
 use super::launch::{Spec, Strategy, launch};
+use super::place::Place;
 use super::{FsConfig, Plan};
 use crate::error::{Error, Result};
 use crate::op::Deadline;
-use crate::seccomp::hands::{Arg, Batch, Done, FIRST, Hands, Rule, Step};
+use crate::seccomp::hands::{Arg, Batch, Done, FIRST, Hands, Identity, Rule, Step};
 use crate::sys::mount::{MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID};
 use crate::sys::socket;
 
@@ -30,6 +31,9 @@ pub(crate) struct Helper {
     child: Child,
     mounts: OwnedFd,
     permitted: u64,
+    place: Place,
+    /// What it is since the last list.
+    identity: Identity,
 }
 
 impl Helper {
@@ -48,7 +52,10 @@ impl Helper {
         started.or_its_own(&plan, sent)?;
         let (sock, child) = started.wait_serving(&plan, Deadline::after(START))?;
         match look(child.id()) {
-            Ok((mounts, permitted)) => Ok(Self { sock: Some(sock), child, mounts, permitted }),
+            Ok((mounts, permitted)) => {
+                let (place, identity) = (Place::default(), Identity::own(permitted));
+                Ok(Self { sock: Some(sock), child, mounts, permitted, place, identity })
+            }
             Err(e) => {
                 drop(sock);
                 child.kill_and_reap();
@@ -90,7 +97,7 @@ fn plan() -> Plan {
     let private = (MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).bits();
     plan.propagation("make the host's mounts private", "/", private);
     let fs = plan.fsopen(what, "tmpfs");
-    plan.fsconfig(what, fs, FsConfig::Text("mode", "700"));
+    plan.fsconfig(what, fs, FsConfig::Text("mode", "711"));
     plan.fsconfig(what, fs, FsConfig::Text("size", "1m"));
     plan.fsconfig(what, fs, FsConfig::Create);
     let root = plan.fsmount(what, fs, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC);
@@ -109,15 +116,23 @@ fn plan() -> Plan {
 
 impl Hands for Helper {
     fn run(&mut self, batch: &Batch, fds: &[BorrowedFd<'_>], within: Duration) -> Result<Done, Errno> {
-        let done = self.exchange(batch, fds, within).and_then(|done| {
+        self.place.follow(self.child.id());
+        let own = Identity::own(self.permitted);
+        let identity = batch.identity().unwrap_or(&own);
+        let change = self.identity.change_to(identity, self.permitted);
+        let done = self.exchange(&change, batch, fds, within).and_then(|mut done| {
+            let rest = done.results.split_off(change.steps().len());
+            let changed = identity.was_reached(&std::mem::replace(&mut done.results, rest));
             // One that is not back in its own place is of no use. What a step before did not make cannot be removed.
             let steps = batch.steps().iter().zip(&done.results);
             let lost = |(step, result): (&Step, &Option<Result<u64, Errno>>)| {
                 step.rule == Rule::Always && matches!(result, Some(Err(errno)) if *errno != Errno::NOENT)
             };
-            if steps.into_iter().any(lost) { Err(Errno::IO) } else { Ok(done) }
+            if !changed || steps.into_iter().any(lost) { Err(Errno::IO) } else { Ok(done) }
         });
-        if done.is_err() {
+        if done.is_ok() {
+            self.identity.clone_from(identity);
+        } else {
             self.sock = None;
         }
         done
@@ -133,15 +148,22 @@ impl Hands for Helper {
 }
 
 impl Helper {
-    fn exchange(&self, batch: &Batch, fds: &[BorrowedFd<'_>], within: Duration) -> Result<Done, Errno> {
+    /// Has it do `first` and then `batch`; the results are of both.
+    fn exchange(
+        &self,
+        first: &Batch,
+        batch: &Batch,
+        fds: &[BorrowedFd<'_>],
+        within: Duration,
+    ) -> Result<Done, Errno> {
         let sock = self.sock.as_ref().ok_or(Errno::PIPE)?.as_fd();
-        socket::send(sock, &encode(batch)?, fds)?;
+        socket::send(sock, &encode(first, batch)?, fds)?;
         let deadline = Deadline::after(within);
         wait_for(sock, Readiness::Readable, deadline, None, "wait for the helper")
             .map_err(|_| Errno::TIMEDOUT)?;
         let mut buf = [0_u8; act::MAX_STEPS * 8 + 1024];
         let msg = socket::receive(sock, &mut buf)?;
-        decode(batch, &buf[..msg.len], msg.fds)
+        decode(first.steps().len() + batch.steps().len(), &buf[..msg.len], msg.fds)
     }
 }
 
@@ -152,42 +174,48 @@ impl Drop for Helper {
     }
 }
 
-fn encode(batch: &Batch) -> Result<Vec<u8>, Errno> {
-    let steps = batch.steps();
-    let data_at = size_of::<act::Head>() + steps.len() * size_of::<act::Step>();
+fn encode(first: &Batch, batch: &Batch) -> Result<Vec<u8>, Errno> {
+    let count = first.steps().len() + batch.steps().len();
+    let data_at = size_of::<act::Head>() + count * size_of::<act::Step>();
+    let first_at = (data_at + batch.data().len()).next_multiple_of(8);
+    let len = first_at + first.data().len();
     let (out, out_len) = batch.out_area();
-    if steps.len() > act::MAX_STEPS || out_len > 1024 || data_at + batch.data().len() > abi::MAX_INLINE {
+    if count > act::MAX_STEPS || out_len > 1024 || len > abi::MAX_INLINE {
         return Err(Errno::TOOBIG);
     }
-    let mut bytes = Vec::with_capacity(data_at + batch.data().len());
+    let mut bytes = Vec::with_capacity(len);
     let send = batch.sends().map_or(act::NO_SLOT, u32::from);
-    let head = [act::MAGIC, steps.len() as u32, (data_at + out) as u32, out_len as u32, send, 0];
+    let head = [act::MAGIC, count as u32, (data_at + out) as u32, out_len as u32, send, 0];
     head.iter().for_each(|word| bytes.extend_from_slice(&word.to_ne_bytes()));
-    for step in steps {
-        let coded = step.args.map(|arg| match arg {
-            Arg::Number(n) => (act::NUMBER, n),
-            Arg::Data(at) => (act::DATA, (data_at + at) as u64),
-            Arg::Slot(slot) => (act::SLOT, slot.into()),
-        });
-        let flags = match step.rule {
-            Rule::Next => 0,
-            Rule::MayFail => act::MAY_FAIL,
-            Rule::Always => act::ALWAYS,
-        };
-        bytes.extend_from_slice(&step.nr.to_ne_bytes());
-        bytes.extend(coded.map(|(kind, _)| kind));
-        for half in [flags, step.out.map_or(act::NO_SLOT as u16, u16::from), 0] {
-            bytes.extend_from_slice(&half.to_ne_bytes());
-        }
-        coded.iter().for_each(|(_, value)| bytes.extend_from_slice(&value.to_ne_bytes()));
-    }
+    first.steps().iter().for_each(|step| encode_step(&mut bytes, step, first_at));
+    batch.steps().iter().for_each(|step| encode_step(&mut bytes, step, data_at));
     bytes.extend_from_slice(batch.data());
+    bytes.resize(first_at, 0);
+    bytes.extend_from_slice(first.data());
     Ok(bytes)
 }
 
-fn decode(batch: &Batch, bytes: &[u8], fds: Vec<OwnedFd>) -> Result<Done, Errno> {
-    let words = batch.steps().len() * 8;
-    let (results, out) = bytes.split_at_checked(words).ok_or(Errno::BADMSG)?;
+fn encode_step(bytes: &mut Vec<u8>, step: &Step, data_at: usize) {
+    let coded = step.args.map(|arg| match arg {
+        Arg::Number(n) => (act::NUMBER, n),
+        Arg::Data(at) => (act::DATA, (data_at + at) as u64),
+        Arg::Slot(slot) => (act::SLOT, slot.into()),
+    });
+    let flags = match step.rule {
+        Rule::Next => 0,
+        Rule::MayFail => act::MAY_FAIL,
+        Rule::Always => act::ALWAYS,
+    };
+    bytes.extend_from_slice(&step.nr.to_ne_bytes());
+    bytes.extend(coded.map(|(kind, _)| kind));
+    for half in [flags, step.out.map_or(act::NO_SLOT as u16, u16::from), 0] {
+        bytes.extend_from_slice(&half.to_ne_bytes());
+    }
+    coded.iter().for_each(|(_, value)| bytes.extend_from_slice(&value.to_ne_bytes()));
+}
+
+fn decode(steps: usize, bytes: &[u8], fds: Vec<OwnedFd>) -> Result<Done, Errno> {
+    let (results, out) = bytes.split_at_checked(steps * 8).ok_or(Errno::BADMSG)?;
     let results = results.chunks_exact(8).map(|word| {
         let value = i64::from_ne_bytes(word.try_into().unwrap_or_default());
         match value {

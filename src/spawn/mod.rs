@@ -13,6 +13,7 @@ mod guests;
 mod helper;
 mod interp;
 mod launch;
+mod place;
 mod plan;
 mod report;
 pub(crate) mod restrictions;

@@ -25,7 +25,7 @@ pub(super) fn debian(work: &Path, name: &str) -> Option<ContainerBuilder> {
 }
 
 /// Starts a Debian for `test`.
-fn in_debian(what: &Interception, test: impl Fn(&Container, &Path)) {
+pub(super) fn in_debian(what: &Interception, test: impl Fn(&Container, &Path)) {
     let Some(rig) = Rig::new() else { return };
     let work = tempfile::tempdir().unwrap();
     if let Some(config) = debian(work.path(), "debian") {

@@ -99,6 +99,7 @@ fn entry() {
         "sysinfo" => sysinfo(),
         "bench" => bench(),
         "abis" => abis(),
+        "turns" => super::turns::turns(),
         other => super::inside_fuse::entry(other),
     }
 }

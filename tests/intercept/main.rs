@@ -15,6 +15,7 @@ mod memory;
 mod mounts;
 mod nodes;
 mod programs;
+mod turns;
 
 use std::sync::Arc;
 

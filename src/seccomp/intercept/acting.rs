@@ -7,10 +7,10 @@ use std::time::Duration;
 use rustix::io::Errno;
 
 use super::Subject;
-use crate::caps::CapSet;
+use crate::caps::{CapSet, Capability};
 use crate::idmap::{HostGid, HostUid};
 use crate::seccomp::Call;
-use crate::seccomp::hands::{Arg, Batch, HOME, Hands};
+use crate::seccomp::hands::{Arg, Batch, HOME, Hands, Identity, Rule};
 use crate::seccomp::notify::Caller;
 use crate::sys::nsfs;
 
@@ -58,14 +58,7 @@ impl Actor {
 
     /// What a batch of this actor begins with. The root comes as its first descriptor and the start as its second.
     pub(super) fn enter(&self, batch: &mut Batch, hands: &dyn Hands, caps: CapSet) {
-        let (root, start) = (Arg::Slot(1), Arg::Slot(2));
-        let here = batch.text(b".");
-        batch.call(libc::SYS_fchdir, &[root]);
-        batch.call(libc::SYS_chroot, &[here]);
-        if self.start.is_some() {
-            batch.call(libc::SYS_fchdir, &[start]);
-        }
-        batch.call(libc::SYS_umask, &[self.caller.umask.into()]);
+        self.go(batch);
         if !self.caller.groups.is_empty() {
             let groups: Vec<u8> = self.caller.groups.iter().flat_map(|g| g.to_ne_bytes()).collect();
             let groups_at = batch.bytes(&groups);
@@ -76,6 +69,34 @@ impl Actor {
         capset(batch, hands.permitted(), caps.bits() & hands.permitted());
     }
 
+    /// The same for a helper that stays the caller until it is to be another: most calls are followed by one more. So it goes
+    /// to the caller's root as the caller, which may fail, and beside `caps` it uses `CAP_SYS_CHROOT` all the time. The number
+    /// of the last step.
+    pub(super) fn become_caller(&self, batch: &mut Batch, hands: &dyn Hands, caps: CapSet) -> usize {
+        let effective = caps.insert(Capability::SysChroot).bits() & hands.permitted();
+        let Caller { fsuid, fsgid, .. } = self.caller;
+        batch.act_as(Identity { fsuid, fsgid, groups: self.caller.groups.clone(), effective });
+        self.go(batch)
+    }
+
+    /// What it ends with then.
+    pub(super) fn go_home(batch: &mut Batch) {
+        let here = batch.text(b".");
+        batch.undo(libc::SYS_fchdir, &[HOME]);
+        batch.undo(libc::SYS_chroot, &[here]);
+    }
+
+    fn go(&self, batch: &mut Batch) -> usize {
+        let (root, start) = (Arg::Slot(1), Arg::Slot(2));
+        let here = batch.text(b".");
+        batch.call(libc::SYS_fchdir, &[root]);
+        batch.call(libc::SYS_chroot, &[here]);
+        if self.start.is_some() {
+            batch.call(libc::SYS_fchdir, &[start]);
+        }
+        batch.call(libc::SYS_umask, &[self.caller.umask.into()])
+    }
+
     /// What it ends with.
     pub(super) fn leave(&self, batch: &mut Batch, hands: &dyn Hands) {
         capset_back(batch, hands.permitted());
@@ -84,9 +105,7 @@ impl Actor {
         if !self.caller.groups.is_empty() {
             batch.undo(libc::SYS_setgroups, &[0_u32.into(), 0_u32.into()]);
         }
-        let here = batch.text(b".");
-        batch.undo(libc::SYS_fchdir, &[HOME]);
-        batch.undo(libc::SYS_chroot, &[here]);
+        Self::go_home(batch);
     }
 
     /// Whether the caller's capabilities in its user namespace reach a file of these owners, as the kernel has it
@@ -110,23 +129,12 @@ impl Actor {
 
 /// Leaves the helper these capabilities.
 pub(super) fn capset(batch: &mut Batch, permitted: u64, effective: u64) {
-    let (header, data) = cap_data(batch, permitted, effective);
-    batch.call(libc::SYS_capset, &[header, data]);
+    batch.capset(permitted, effective, Rule::Next);
 }
 
 /// Gives it all of its own again.
 pub(super) fn capset_back(batch: &mut Batch, permitted: u64) {
-    let (header, data) = cap_data(batch, permitted, permitted);
-    batch.undo(libc::SYS_capset, &[header, data]);
-}
-
-/// The structures of `capset(2)`, version 3.
-fn cap_data(batch: &mut Batch, permitted: u64, effective: u64) -> (Arg, Arg) {
-    let words = |all: &[u32]| all.iter().flat_map(|w| w.to_ne_bytes()).collect::<Vec<u8>>();
-    let header = batch.bytes(&words(&[0x2008_0522, 0]));
-    let half = |set: u64, upper: bool| (if upper { set >> 32 } else { set & 0xffff_ffff }) as u32;
-    let data = [false, true].map(|upper| [half(effective, upper), half(permitted, upper), 0]);
-    (header, batch.bytes(&words(data.as_flattened())))
+    batch.capset(permitted, permitted, Rule::Always);
 }
 
 /// `struct open_how`: these flags, and no links of proc, which lead out of any root.

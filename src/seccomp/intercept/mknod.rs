@@ -38,6 +38,14 @@ struct Wanted<'a> {
     device: u32,
 }
 
+/// What came of the quick way.
+enum Quick {
+    Answered,
+    Failed(Errno),
+    /// The caller could not go to its own root or working directory, and nothing was tried.
+    NotThere,
+}
+
 /// The directory that it goes into.
 struct Parent {
     fd: OwnedFd,
@@ -67,10 +75,11 @@ pub(super) fn answer(of: &Interceptor, call: &mut Call<'_>, form: Form) -> Resul
     if of.what.mknod == Nodes::Plain {
         let success = call.success();
         match call.hands().with(|hands| wanted.quickly(hands, success))? {
-            Ok(()) => return Ok(call.was_answered()),
-            Err(Errno::ACCESS) if wanted.may_override() => {}
-            Err(Errno::PERM | Errno::ACCESS) => return Ok(Response::Continue),
-            Err(errno) => return Ok(Response::errno(errno)),
+            Quick::Answered => return Ok(call.was_answered()),
+            Quick::Failed(Errno::ACCESS) if wanted.may_override() => {}
+            Quick::Failed(Errno::PERM | Errno::ACCESS) => return Ok(Response::Continue),
+            Quick::Failed(errno) => return Ok(Response::errno(errno)),
+            Quick::NotThere => {}
         }
     }
     call.hands().with(|hands| wanted.make(of, hands))
@@ -132,9 +141,9 @@ impl Wanted<'_> {
         &self,
         hands: &mut dyn Hands,
         (listener, success): (BorrowedFd<'_>, [u8; 24]),
-    ) -> Result<Result<(), Errno>, Errno> {
+    ) -> Result<Quick, Errno> {
         let mut batch = Batch::new(3);
-        self.actor.enter(&mut batch, hands, CapSet::of(&[Capability::Mknod]));
+        let there = self.actor.become_caller(&mut batch, hands, CapSet::of(&[Capability::Mknod]));
         let path = batch.text(self.parent);
         let how = open_how(&mut batch, O_PATH | libc::O_DIRECTORY as u64);
         let (_, parent) = batch.open(libc::SYS_openat2, &[AT_FDCWD, path, how, OPEN_HOW]);
@@ -143,12 +152,14 @@ impl Wanted<'_> {
         let success = batch.bytes(&success);
         // A caller that was killed meanwhile gets no answer.
         batch.attempt(libc::SYS_ioctl, &[Arg::Slot(3), NOTIF_SEND.into(), success]);
-        self.actor.leave(&mut batch, hands);
+        Actor::go_home(&mut batch);
         let [root, start] = self.actor.places();
         let done = hands.run(&batch, &[root, start, listener], WITHIN)?;
         match (done.step(node), done.up_to(node)) {
-            (Some(result), _) => Ok(result.map(drop)),
-            (None, Err(Errno::ACCESS)) => Ok(Err(Errno::ACCESS)),
+            (Some(Ok(_)), _) => Ok(Quick::Answered),
+            (Some(Err(errno)), _) => Ok(Quick::Failed(errno)),
+            (None, Err(Errno::ACCESS)) if done.up_to(there).is_err() => Ok(Quick::NotThere),
+            (None, Err(Errno::ACCESS)) => Ok(Quick::Failed(Errno::ACCESS)),
             (None, other) => Err(other.err().unwrap_or(Errno::IO)),
         }
     }

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 
 use rustix::io::Errno;
 
-use super::caller::Caller;
+use super::caller::{Caller, Last};
 use super::hands::Lazy;
 use super::unfinished::Later;
 use crate::error::{Error, ErrorKind, Result};
@@ -23,6 +23,7 @@ pub struct Call<'a> {
     pub(super) listener: BorrowedFd<'a>,
     pub(super) call: Notification,
     pub(super) hands: &'a mut Lazy,
+    pub(super) last: &'a Last,
     pub(super) answered: bool,
     /// How many calls of its container are to be answered later.
     pub(super) unfinished: usize,
@@ -228,7 +229,7 @@ impl<'a> Call<'a> {
     }
 
     pub(crate) fn who(&self) -> Result<Caller, Errno> {
-        let caller = Caller::read(self.tid()?.cast_unsigned());
+        let caller = Caller::read_again(self.tid()?.cast_unsigned(), self.last);
         self.still(caller)?
     }
 

@@ -1,8 +1,9 @@
 //! Who makes a call that waits for an answer.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::caps::{CapSet, Capability};
@@ -36,21 +37,47 @@ pub struct Caller {
     pub inner_thread: u32,
     /// Its user namespace: device and inode.
     pub(crate) user_namespace: (u64, u64),
-    /// Its directory in proc.
-    dir: OwnedFd,
+    files: Arc<Files>,
 }
+
+/// What proc has of one thread. The kernel finds nothing in there once that thread has ended, whoever gets its number.
+#[derive(Debug)]
+struct Files {
+    tid: u32,
+    dir: OwnedFd,
+    status: OwnedFd,
+}
+
+/// The files of the thread that made the last call: most make more than one. What they say is read anew for each.
+#[derive(Debug, Default)]
+pub(super) struct Last(Mutex<Option<Arc<Files>>>);
 
 impl Caller {
     /// Reads what proc says of the thread `tid`; the number may have passed to another by now, which is for the caller to
     /// ask afterwards.
     pub(crate) fn read(tid: u32) -> Result<Self, Errno> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let dir = rustix::fs::open(format!("/proc/{tid}"), flags, Mode::empty())?;
-        let status = crate::sys::fd::read_at(dir.as_fd(), "status", STATUS_MAX)?;
-        let user = rustix::fs::statat(&dir, "ns/user", rustix::fs::AtFlags::empty())?;
-        let status = Status::parse(&status).ok_or(Errno::IO)?;
+        Self::of(Arc::new(Files::open(tid)?))
+    }
+
+    /// The same, with files that are open from the last call of this thread.
+    pub(super) fn read_again(tid: u32, last: &Last) -> Result<Self, Errno> {
+        let mut last = last.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(files) = last.take().filter(|files| files.tid == tid)
+            && let Ok(caller) = Self::of(Arc::clone(&files))
+        {
+            *last = Some(files);
+            return Ok(caller);
+        }
+        // Another thread, or another one of that number.
+        let caller = Self::read(tid)?;
+        *last = Some(Arc::clone(&caller.files));
+        Ok(caller)
+    }
+
+    fn of(files: Arc<Files>) -> Result<Self, Errno> {
+        let status = Status::parse(&files.status()?).ok_or(Errno::IO)?;
         Ok(Self {
-            thread: tid,
+            thread: files.tid,
             process: status.tgid,
             fsuid: status.fsuid,
             fsgid: status.fsgid,
@@ -60,8 +87,8 @@ impl Caller {
             no_new_privs: status.no_new_privs,
             filters: status.filters,
             inner_thread: status.inner,
-            user_namespace: (user.st_dev, user.st_ino),
-            dir,
+            user_namespace: files.user_namespace()?,
+            files,
         })
     }
 
@@ -72,19 +99,72 @@ impl Caller {
 
     /// A descriptor of what its `root`, `cwd` or `fd/N` stands for. It does nothing but name it.
     pub(crate) fn open(&self, name: &str) -> Result<OwnedFd, Errno> {
-        rustix::fs::openat(&self.dir, name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+        rustix::fs::openat(&self.files.dir, name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
     }
 
     /// A file of its directory in proc, for reading.
     pub(crate) fn open_readable(&self, name: &str) -> Result<OwnedFd, Errno> {
-        rustix::fs::openat(&self.dir, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        rustix::fs::openat(&self.files.dir, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
     }
 }
 
 impl AsFd for Caller {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.dir.as_fd()
+        self.files.dir.as_fd()
     }
+}
+
+impl Files {
+    fn open(tid: u32) -> Result<Self, Errno> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = rustix::fs::open(format!("/proc/{tid}"), flags, Mode::empty())?;
+        let status = rustix::fs::openat(&dir, "status", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        Ok(Self { tid, dir, status })
+    }
+
+    fn status(&self) -> Result<Vec<u8>, Errno> {
+        // Most have 1500 bytes. A read from the beginning makes the text anew.
+        let mut text = vec![0; 4096];
+        let mut len = 0;
+        loop {
+            match rustix::io::pread(&self.status, &mut text[len..], len as u64) {
+                Ok(n) => len += n,
+                Err(Errno::INTR) => continue,
+                Err(errno) => return Err(errno),
+            }
+            if len < text.len() || len >= STATUS_MAX {
+                text.truncate(len);
+                return Ok(text);
+            }
+            text.resize(STATUS_MAX, 0);
+        }
+    }
+
+    /// Device and inode.
+    fn user_namespace(&self) -> Result<(u64, u64), Errno> {
+        /// That of all namespaces.
+        static DEVICE: OnceLock<u64> = OnceLock::new();
+        let device = match DEVICE.get() {
+            Some(device) => *device,
+            None => {
+                let own = rustix::fs::stat("/proc/self/ns/user")?;
+                *DEVICE.get_or_init(|| own.st_dev)
+            }
+        };
+        // The name of the link has the inode; to follow it takes twice as long.
+        let mut name = [0_u8; 64];
+        let len = rustix::fs::readlinkat_raw(&self.dir, "ns/user", &mut name[..])?;
+        match name.get(..len).and_then(inode) {
+            Some(inode) => Ok((device, inode)),
+            None => rustix::fs::statat(&self.dir, "ns/user", AtFlags::empty()).map(|s| (s.st_dev, s.st_ino)),
+        }
+    }
+}
+
+/// The number in `user:[4026531837]`.
+fn inode(link: &[u8]) -> Option<u64> {
+    let number = link.strip_prefix(b"user:[")?.strip_suffix(b"]")?;
+    std::str::from_utf8(number).ok()?.parse().ok()
 }
 
 /// The lines of `proc_pid_status(5)` that count here.
@@ -125,8 +205,12 @@ impl Status {
                 _ => continue,
             }
             lines += 1;
+            // The rest is half of it.
+            if lines == 9 {
+                break;
+            }
         }
-        (lines >= 9).then_some(found)
+        (lines == 9).then_some(found)
     }
 }
 
@@ -162,6 +246,55 @@ mod tests {
         assert_eq!(Status::parse(&bytes), Status::parse(STATUS.as_bytes()));
         assert_eq!(Status::parse(STATUS.replace("CapEff", "CapXff").as_bytes()), None);
         assert_eq!(Status::parse(b""), None);
+    }
+
+    #[test]
+    fn namespaces_are_known_by_the_names_of_their_links() {
+        assert_eq!(inode(b"user:[4026531837]"), Some(4_026_531_837));
+        for other in [&b"net:[1]"[..], b"user:[]", b"user:[1", b"user:[1x]", b""] {
+            assert_eq!(inode(other), None);
+        }
+        let tid = rustix::thread::gettid().as_raw_nonzero().get().cast_unsigned();
+        let namespace = rustix::fs::stat("/proc/self/ns/user").unwrap();
+        let found = Files::open(tid).unwrap().user_namespace().unwrap();
+        assert_eq!(found, (namespace.st_dev, namespace.st_ino));
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "the mask of a thread that shares none")]
+    fn what_is_kept_open_says_what_is_so_now_and_of_no_other_thread() {
+        if let Err(why) = support::privilege() {
+            return support::skip(why);
+        }
+        let last = Last::default();
+        let (ask, asked) = std::sync::mpsc::channel::<()>();
+        let (tell, told) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            // A mask of its own, since the one that there is belongs to all threads.
+            crate::sys::process::unshare_mounts().unwrap();
+            for mask in [0o27, 0o77] {
+                rustix::process::umask(Mode::from_raw_mode(mask));
+                tell.send(rustix::thread::gettid().as_raw_nonzero().get().cast_unsigned()).unwrap();
+                asked.recv().unwrap();
+            }
+        });
+        let tid = told.recv().unwrap();
+        let first = Caller::read_again(tid, &last).unwrap();
+        ask.send(()).unwrap();
+        told.recv().unwrap();
+        let second = Caller::read_again(tid, &last).unwrap();
+        assert_eq!((first.umask, second.umask), (0o27, 0o77));
+        assert!(Arc::ptr_eq(&first.files, &second.files), "they were opened once");
+        let own = rustix::thread::gettid().as_raw_nonzero().get().cast_unsigned();
+        assert_eq!(Caller::read_again(own, &last).unwrap().thread, own);
+        let back = Caller::read_again(tid, &last).unwrap();
+        assert!(!Arc::ptr_eq(&first.files, &back.files));
+        ask.send(()).unwrap();
+        thread.join().unwrap();
+        // It is joined a moment before the kernel has done with it.
+        let gone = || second.files.status().is_err();
+        support::until(std::time::Duration::from_secs(10), "the thread is gone", gone);
+        assert!(Caller::read_again(tid, &last).is_err() && last.0.lock().unwrap().is_none());
     }
 
     #[test]

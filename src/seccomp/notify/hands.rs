@@ -77,6 +77,7 @@ pub(crate) struct Batch {
     out: (usize, usize),
     send: Option<u8>,
     slots: u8,
+    identity: Option<Identity>,
 }
 
 impl Batch {
@@ -88,6 +89,7 @@ impl Batch {
             out: (0, 0),
             send: None,
             slots: FIRST + fds,
+            identity: None,
         }
     }
 
@@ -106,6 +108,15 @@ impl Batch {
 
     pub(crate) fn sends(&self) -> Option<u8> {
         self.send
+    }
+
+    /// Has the helper be this before the first step, and stay it. Otherwise it is itself.
+    pub(crate) fn act_as(&mut self, identity: Identity) {
+        self.identity = Some(identity);
+    }
+
+    pub(crate) fn identity(&self) -> Option<&Identity> {
+        self.identity.as_ref()
     }
 
     /// Puts bytes into the data, aligned.
@@ -174,6 +185,69 @@ impl Batch {
         // System call numbers are small and positive.
         self.steps.push(Step { nr: nr as u32, args: all, rule, out: None });
         self.steps.len() - 1
+    }
+
+    /// Adds the change of capabilities: what may be used, and what is.
+    pub(crate) fn capset(&mut self, permitted: u64, effective: u64, rule: Rule) {
+        let words = |all: &[u32]| all.iter().flat_map(|w| w.to_ne_bytes()).collect::<Vec<u8>>();
+        // The structures of `capset(2)`, version 3.
+        let header = self.bytes(&words(&[0x2008_0522, 0]));
+        let data = [0, 32].map(|shift| [(effective >> shift) as u32, (permitted >> shift) as u32, 0]);
+        let data = self.bytes(&words(data.as_flattened()));
+        self.step(libc::SYS_capset, &[header, data], rule);
+    }
+}
+
+/// What a helper is where it is not itself: what counts for files, and the capabilities that it uses. It may use all of its
+/// own again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Identity {
+    pub(crate) fsuid: u32,
+    pub(crate) fsgid: u32,
+    pub(crate) groups: Vec<u32>,
+    pub(crate) effective: u64,
+}
+
+impl Identity {
+    /// A helper's own.
+    pub(crate) fn own(permitted: u64) -> Self {
+        Self { fsuid: 0, fsgid: 0, groups: Vec::new(), effective: permitted }
+    }
+
+    /// What makes a helper that is `self` into `to`.
+    pub(crate) fn change_to(&self, to: &Self, permitted: u64) -> Batch {
+        let mut batch = Batch::new(0);
+        if self == to {
+            return batch;
+        }
+        if self.effective != permitted {
+            batch.capset(permitted, permitted, Rule::Next);
+        }
+        if self.groups != to.groups {
+            let groups: Vec<u8> = to.groups.iter().flat_map(|g| g.to_ne_bytes()).collect();
+            let at = batch.bytes(&groups);
+            batch.call(libc::SYS_setgroups, &[Arg::Number(to.groups.len() as u64), at]);
+        }
+        if self.fsgid != to.fsgid {
+            batch.call(libc::SYS_setfsgid, &[to.fsgid.into()]);
+        }
+        if self.fsuid != to.fsuid {
+            batch.call(libc::SYS_setfsuid, &[to.fsuid.into()]);
+        }
+        // A change of the user takes capabilities away, or gives some.
+        batch.capset(permitted, to.effective, Rule::Next);
+        // These two do not say when they fail: the one that there is comes back.
+        batch.call(libc::SYS_setfsgid, &[Arg::from(-1)]);
+        batch.call(libc::SYS_setfsuid, &[Arg::from(-1)]);
+        batch
+    }
+
+    /// Whether a helper that has done [`change_to`](Self::change_to) this is it.
+    pub(crate) fn was_reached(&self, results: &[Option<Result<u64, Errno>>]) -> bool {
+        let all = results.iter().all(|result| matches!(result, Some(Ok(_))));
+        let ids = |at: usize| results.len().checked_sub(at).and_then(|n| results.get(n).copied().flatten());
+        all && (results.is_empty()
+            || ids(2) == Some(Ok(self.fsgid.into())) && ids(1) == Some(Ok(self.fsuid.into())))
     }
 }
 
@@ -252,5 +326,50 @@ impl Lazy {
     /// Gives the helper up.
     pub(crate) fn discard(&mut self) {
         self.made = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: u64 = 0x1ff_ffff_ffff;
+
+    fn caller() -> Identity {
+        Identity { fsuid: 1_000_007, fsgid: 1_000_008, groups: vec![1_000_004], effective: 1 << 27 }
+    }
+
+    fn calls(from: &Identity, to: &Identity) -> Vec<libc::c_long> {
+        from.change_to(to, ALL).steps().iter().map(|step| step.nr.into()).collect()
+    }
+
+    #[test]
+    fn only_what_differs_is_changed_and_the_capabilities_last() {
+        use libc::{SYS_capset as caps, SYS_setfsgid as gid, SYS_setfsuid as uid, SYS_setgroups as groups};
+        let (own, caller) = (Identity::own(ALL), caller());
+        let other = Identity { fsuid: 1_000_000, ..caller.clone() };
+        assert!(calls(&caller, &caller).is_empty());
+        assert_eq!(calls(&own, &caller), [groups, gid, uid, caps, gid, uid]);
+        assert_eq!(calls(&caller, &own), [caps, groups, gid, uid, caps, gid, uid]);
+        assert_eq!(calls(&caller, &other), [caps, uid, caps, gid, uid]);
+        let fewer = Identity { groups: Vec::new(), ..caller.clone() };
+        assert_eq!(calls(&caller, &fewer), [caps, groups, caps, gid, uid]);
+        let weaker = Identity { effective: 0, ..caller.clone() };
+        assert_eq!(calls(&caller, &weaker), [caps, caps, gid, uid]);
+        // Each step ends the list where it fails.
+        assert!(own.change_to(&caller, ALL).steps().iter().all(|step| step.rule == Rule::Next));
+    }
+
+    #[test]
+    fn a_change_counts_when_the_ids_come_back() {
+        let caller = caller();
+        let ok = |n| Some(Ok(n));
+        assert!(caller.was_reached(&[]));
+        assert!(caller.was_reached(&[ok(0), ok(0), ok(1_000_008), ok(1_000_007)]));
+        // The user has stayed, a step has failed, one was left out, some are missing.
+        assert!(!caller.was_reached(&[ok(0), ok(0), ok(1_000_008), ok(0)]));
+        assert!(!caller.was_reached(&[Some(Err(Errno::PERM)), ok(0), ok(1_000_008), ok(1_000_007)]));
+        assert!(!caller.was_reached(&[ok(0), None, ok(1_000_008), ok(1_000_007)]));
+        assert!(!caller.was_reached(&[ok(1_000_007)]));
     }
 }

@@ -29,7 +29,7 @@ use crate::error::{Error, Result};
 /// How long a call may take before another thread sees to those of other containers.
 const STUCK: Duration = Duration::from_millis(100);
 /// How many helpers wait for the next thread, where the host has the loop.
-const SPARE_HANDS: usize = 2;
+const SPARE: usize = 2;
 /// How long a thread that answers a call may take to end once the supervisor is closed.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// What the descriptor that ends the threads is known by.
@@ -74,6 +74,12 @@ pub struct Supervisor {
     _last: Arc<CloseOnDrop>,
 }
 
+/// What a thread answers calls with.
+struct Means {
+    hands: hands::Lazy,
+    last: caller::Last,
+}
+
 /// Closes the supervisor with its last handle: its threads hold only what they work with.
 struct CloseOnDrop(Arc<Shared>);
 
@@ -115,7 +121,7 @@ struct Work {
     /// helpers for the next ones.
     queue: VecDeque<u64>,
     workers: BTreeMap<u64, Instant>,
-    hands: Vec<hands::Lazy>,
+    means: Vec<Means>,
 }
 
 #[derive(Clone)]
@@ -313,8 +319,8 @@ impl Shared {
                 let _ = thread.join();
             }
         }
-        let hands = std::mem::take(&mut self.state().work.hands);
-        drop(hands);
+        let means = std::mem::take(&mut self.state().work.means);
+        drop(means);
         unfinished::give_up(unfinished.into_values(), end);
     }
 }

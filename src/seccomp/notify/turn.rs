@@ -8,13 +8,16 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use super::call::{Call, Response, encode};
-use super::hands::Lazy;
+use super::caller::Last;
 use super::unfinished::Later;
-use super::{Listener, Shared};
+use super::{Listener, Means, Shared};
 use crate::sys::seccomp as sys;
 
 /// How many calls of a container are answered before it is another's turn.
 const CALLS: usize = 16;
+
+/// How long a thread waits for the next call of a container: most make more than one.
+const STAY: Timespec = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
 
 /// What a look at a listener found.
 enum Look {
@@ -26,12 +29,12 @@ enum Look {
 
 impl Shared {
     /// Answers what waits at a listener. Does nothing where a call of the same container is in work: who does that looks
-    /// at this listener afterwards.
-    pub(super) fn turn(&self, token: u64, hands: &mut Lazy) {
-        if self.look_after(token) {
+    /// at this listener afterwards. With the number of a thread that leads it waits a moment for more.
+    pub(super) fn turn(this: &Arc<Self>, token: u64, means: &mut Means, leader: Option<u64>) {
+        if this.look_after(token) {
             return;
         }
-        let mut state = self.state();
+        let mut state = this.state();
         let Some(listener) = state.listeners.get(&token).cloned() else { return };
         if let Some(waiting) = state.busy.get_mut(&listener.owner) {
             waiting.insert(token);
@@ -41,24 +44,62 @@ impl Shared {
         let unfinished = state.unfinished_of(&listener.owner);
         drop(state);
 
-        let Answered { calls, gone, later } = listener.answer(hands, unfinished);
+        // The number stays what it is: a turn ends with a call that is answered later.
+        let mut done = listener.answer(means, unfinished);
+        while let Some(number) = leader
+            && !done.gone
+            && done.later.is_none()
+            && Self::stay(this, number, token, &listener, std::mem::take(&mut done.calls))
+        {
+            done = listener.answer(means, unfinished);
+        }
+        // Another container's turn, or nobody's: what is open of the last caller is of no more use.
+        means.last = Last::default();
+        let Answered { calls, gone, later } = done;
 
-        let mut state = self.state();
+        let mut state = this.state();
         state.answered += calls;
         if let Some((id, later)) = later {
-            self.keep(&mut state, &listener, id, later);
+            this.keep(&mut state, &listener, id, later);
         }
         if gone {
-            self.forget(&mut state, token);
+            this.forget(&mut state, token);
         }
         let owner = Arc::clone(&listener.owner);
         // The descriptor may be closed by this, and with it the calls that wait.
         drop(listener);
         for ready in state.busy.remove(&owner).unwrap_or_default() {
-            self.rearm(&state, ready);
+            this.rearm(&state, ready);
         }
         drop(state);
-        self.turn_ended.notify_all();
+        this.turn_ended.notify_all();
+    }
+
+    /// Waits a moment at a listener, and at all others: whether its next call is there and nobody else's, and this thread
+    /// still leads.
+    ///
+    /// The kernel wakes who waits at the listener itself on the processor of the caller (Linux 6.6), but not who waits by way
+    /// of epoll.
+    fn stay(this: &Arc<Self>, number: u64, token: u64, listener: &Listener, answered: u64) -> bool {
+        let mut state = this.state();
+        state.answered += answered;
+        if state.work.leader != number {
+            return false;
+        }
+        // Nothing is in work.
+        state.work.turn = None;
+        drop(state);
+        let mut fds = [PollFd::new(&*listener.fd, PollFlags::IN), PollFd::new(&this.epoll, PollFlags::IN)];
+        if !matches!(poll(&mut fds, Some(&STAY)), Ok(1..)) || !fds[1].revents().is_empty() {
+            return false;
+        }
+        let mut state = this.state();
+        // It may have been released, and the supervisor closed.
+        let goes_on = !state.closed && state.work.leader == number && state.listeners.contains_key(&token);
+        if goes_on {
+            Self::begin(this, &mut state);
+        }
+        goes_on
     }
 }
 
@@ -74,7 +115,7 @@ struct Answered {
 
 impl Listener {
     /// Answers up to [`CALLS`] calls, or up to one that is answered later.
-    fn answer(&self, hands: &mut Lazy, unfinished: usize) -> Answered {
+    fn answer(&self, means: &mut Means, unfinished: usize) -> Answered {
         let mut done = Answered::default();
         for _ in 0..CALLS {
             match self.look() {
@@ -88,8 +129,8 @@ impl Listener {
                 Err(Errno::NOENT | Errno::INTR) => continue,
                 Err(_) => return Answered { gone: true, ..done },
             };
-            let listener = self.fd.as_fd();
-            let mut call = Call { listener, call, hands, answered: false, unfinished, later: None };
+            let (listener, Means { hands, last }) = (self.fd.as_fd(), &mut *means);
+            let mut call = Call { listener, call, hands, last, answered: false, unfinished, later: None };
             let response = catch_unwind(AssertUnwindSafe(|| self.responder.respond(&mut call)));
             // A caller that was killed gets no answer.
             if let Some(later) = call.later.take() {

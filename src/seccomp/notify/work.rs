@@ -4,7 +4,7 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::hands::Lazy;
-use super::{CLOSING, SPARE_HANDS, STUCK, Shared, State, thread};
+use super::{CLOSING, Means, SPARE, STUCK, Shared, State, caller, thread};
 use crate::error::{Error, Result};
 
 /// How many threads answer at a time where the host has the loop and no call hangs.
@@ -26,9 +26,13 @@ impl Shared {
         Ok(())
     }
 
+    fn means(&self) -> Means {
+        Means { hands: Lazy::new(self.maker.clone()), last: caller::Last::default() }
+    }
+
     /// Waits for calls and answers them, until another thread has taken this one's place.
     fn lead(self: Arc<Self>, number: u64) {
-        let mut hands = Lazy::new(self.maker.clone());
+        let mut means = self.means();
         loop {
             let ready = self.wait(None);
             let mut state = self.state();
@@ -40,22 +44,27 @@ impl Shared {
                 Ok(None) => continue,
                 Ok(Some(token)) => token,
             };
-            state.work.turn = Some(Instant::now());
-            if !state.work.standby {
-                let worker = Arc::clone(&self);
-                // Without it this thread answers alone, which is as well as long as no call hangs.
-                state.work.standby = Self::spawn(&mut state, move || worker.stand_by()).is_ok();
-            } else if state.work.asleep {
-                state.work.asleep = false;
-                self.turn_begun.notify_all();
-            }
+            Self::begin(&self, &mut state);
             drop(state);
-            self.turn(token, &mut hands);
+            Self::turn(&self, token, &mut means, Some(number));
             let mut state = self.state();
             if state.work.leader != number {
                 return;
             }
             state.work.turn = None;
+        }
+    }
+
+    /// From now on the leader answers, and somebody looks after it.
+    pub(super) fn begin(this: &Arc<Self>, state: &mut State) {
+        state.work.turn = Some(Instant::now());
+        if !state.work.standby {
+            let worker = Arc::clone(this);
+            // Without it this thread answers alone, which is as well as long as no call hangs.
+            state.work.standby = Self::spawn(state, move || worker.stand_by()).is_ok();
+        } else if state.work.asleep {
+            state.work.asleep = false;
+            this.turn_begun.notify_all();
         }
     }
 
@@ -107,16 +116,16 @@ impl Shared {
     /// Answers what is in the queue, and ends.
     fn drain(self: Arc<Self>, number: u64) {
         let mut state = self.state();
-        let mut hands = state.work.hands.pop().unwrap_or_else(|| Lazy::new(self.maker.clone()));
+        let mut means = state.work.means.pop().unwrap_or_else(|| self.means());
         while let Some(token) = state.work.queue.pop_front().filter(|_| !state.closed) {
             state.work.workers.insert(number, Instant::now());
             drop(state);
-            self.turn(token, &mut hands);
+            Self::turn(&self, token, &mut means, None);
             state = self.state();
         }
         state.work.workers.remove(&number);
-        if !state.closed && state.work.hands.len() < SPARE_HANDS {
-            state.work.hands.push(hands);
+        if !state.closed && state.work.means.len() < SPARE {
+            state.work.means.push(means);
         } else {
             drop(state);
         }
