@@ -1,6 +1,7 @@
 //! The verb: cgroup, records, and the run that comes of it.
 
 use std::cell::RefCell;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,10 +18,11 @@ use crate::container::load::identity;
 use crate::container::pool::Sandbox;
 use crate::container::{ContainerConfig, nics, payload, streams};
 use crate::error::{Error, ErrorKind, Result};
+use crate::idmap::IdMap;
 use crate::instance::{Pipes, StartOptions};
 use crate::name::InstanceId;
 use crate::namespaces::{Namespace, NamespaceKind, NamespaceSource, Target};
-use crate::op::{Action, Deadline};
+use crate::op::{Action, Cancel, Deadline};
 use crate::rootfs::Rootfs;
 use crate::spawn::{Child, Guests};
 use crate::store::{Durability, Place, RunRecord, boot_id};
@@ -59,27 +61,7 @@ impl Container {
         options: StartOptions,
         reboots: Vec<u64>,
     ) -> Result<Pipes> {
-        // Of a new one nobody else can have begun a run; if somebody has, the claim on the record of this run tells.
-        let fresh = self.fresh.swap(false, Ordering::Relaxed);
-        if !fresh {
-            self.settle_if_ended()?;
-        }
-        match &*self.run() {
-            Run::Live(_) => return Err(running_already()),
-            Run::Deleted => return Err(self.gone()),
-            Run::Never | Run::Ended { .. } => {}
-        }
-        // Another runtime may have deleted or changed it. Of a new ephemeral one the record of its run tells, which is
-        // in the same directory.
-        if !fresh || self.config().durability() == Durability::Durable {
-            self.refresh()?;
-        }
-        let mut config = self.config();
-        if config.allots_cpus() {
-            config = Arc::new(self.runtime.with_cpus(&self.id(), &config, None)?);
-        }
-        config.limits.check_host()?;
-        self.check_interception(&config)?;
+        let config = self.to_be_started()?;
         let prepared_views = self.prepare_views(&config)?;
         self.enable_controllers(&config)?;
         let deadline = Deadline::from(options.deadline);
@@ -178,45 +160,14 @@ impl Container {
         };
         // Their pools make others from here on.
         drop((sandbox, network, views));
-        let up = up.map_err(|e| inner.host.explain_denied(e)).and_then(|mut up| {
-            let listener = up.running.listener.take();
-            let terminals = std::mem::take(&mut up.running.terminals);
-            let child = known(&config, up, &guests)?;
-            if !self.is_supervised(&config) {
-                pipes.seccomp_listener = listener;
-            } else if let Some(listener) = listener {
-                let watched = Watched {
-                    child: &child,
-                    id_map: id_map.as_ref(),
-                    cgroup: cgroup.as_ref(),
-                    guests: &guests,
-                    started_at: SystemTime::now(),
-                };
-                if let Err(e) = self.watch(&config, listener, &watched) {
-                    child.kill_and_reap();
-                    return Err(e);
-                }
-            }
-            let Some(leaf) = cgroup.as_ref().filter(|_| !terminals.is_empty()) else {
-                return Ok((child, None));
-            };
-            let first = &child;
-            let wanted = Wanted { leaf, first, terminals, deadline, cancel: cancel.as_ref() };
-            match self.keep_terminals(wanted) {
-                Ok(keeper) => Ok((child, Some(keeper))),
-                Err(e) => {
-                    child.kill_and_reap();
-                    Err(e)
-                }
-            }
-        });
-        let links = match &up {
-            Err(_) => nics::remove(&noted.host_links, &self.uuid, Deadline::after(UNDO)),
-            Ok(_) => Ok(()),
-        };
-        let record = noted.record.into_inner();
+        let ours = Ours { cgroup: cgroup.as_ref(), id_map: id_map.as_ref(), guests: &guests };
+        let up = up
+            .map_err(|e| inner.host.explain_denied(e))
+            .and_then(|up| self.attend(&config, up, &ours, deadline, cancel.as_ref()));
+        let record = noted.record.take();
         match (up, record) {
-            (Ok((child, keeper)), Some(record)) => {
+            (Ok(Attended { child, keeper, listener }), Some(record)) => {
+                pipes.seccomp_listener = listener;
                 let started_at = record.started_at;
                 let skipped = std::sync::Mutex::default();
                 let live = Live { child, guests, cgroup, keeper, id_map, started_at, record, skipped };
@@ -226,22 +177,99 @@ impl Container {
                 }
                 Ok(pipes)
             }
-            (Ok((child, _)), None) => {
-                child.kill_and_reap();
+            (Ok(attended), None) => {
+                attended.child.kill_and_reap();
                 Err(Error::new(ErrorKind::Died, "write down the run"))
             }
-            (Err(e), record) => {
-                inner.end_views(&self.uuid);
-                let removed = cgroup.as_ref().map_or(Ok(()), remove_cgroup);
-                let cleared = record.map_or(Ok(()), |_| self.forget_run());
-                let also = |e: Error, what: &str, done: Result<()>| match done {
-                    Err(also) => e.also(format!("{what} failed too: {also}")),
-                    Ok(()) => e,
-                };
-                let e = also(e, "removing the network interfaces", links);
-                Err(also(also(e, "removing the cgroup", removed), "removing the record of the run", cleared))
+            (Err(e), record) => Err(self.undo_start(e, &noted, record.is_some())),
+        }
+    }
+
+    /// Does what a program that has begun to run needs of this process; where that fails, ends it.
+    fn attend(
+        &self,
+        config: &Arc<ContainerConfig>,
+        mut up: Up,
+        ours: &Ours<'_>,
+        deadline: Deadline,
+        cancel: Option<&Cancel>,
+    ) -> Result<Attended> {
+        let listener = up.running.listener.take();
+        let terminals = std::mem::take(&mut up.running.terminals);
+        let child = known(config, up, ours.guests)?;
+        let attended = self.answer(config, listener, &child, ours).and_then(|listener| {
+            let keeper = match ours.cgroup.filter(|_| !terminals.is_empty()) {
+                Some(leaf) => {
+                    Some(self.keep_terminals(Wanted { leaf, first: &child, terminals, deadline, cancel })?)
+                }
+                None => None,
+            };
+            Ok((keeper, listener))
+        });
+        match attended {
+            Ok((keeper, listener)) => Ok(Attended { child, keeper, listener }),
+            Err(e) => {
+                child.kill_and_reap();
+                Err(e)
             }
         }
+    }
+
+    /// Has the supervisor answer what comes from `listener`, or gives it back where the caller is to do that.
+    fn answer(
+        &self,
+        config: &Arc<ContainerConfig>,
+        listener: Option<OwnedFd>,
+        child: &Arc<Child>,
+        ours: &Ours<'_>,
+    ) -> Result<Option<OwnedFd>> {
+        if !self.is_supervised(config) {
+            return Ok(listener);
+        }
+        let Some(listener) = listener else { return Ok(None) };
+        let Ours { cgroup, id_map, guests } = *ours;
+        let watched = Watched { child, id_map, cgroup, guests, started_at: SystemTime::now() };
+        self.watch(config, listener, &watched).map(|()| None)
+    }
+
+    /// Takes back what a start that has failed has made; `e` says why it has.
+    fn undo_start(&self, e: Error, noted: &Noted<'_>, is_noted: bool) -> Error {
+        let links = nics::remove(&noted.host_links, &self.uuid, Deadline::after(UNDO));
+        self.runtime.inner().end_views(&self.uuid);
+        let removed = noted.cgroup.map_or(Ok(()), remove_cgroup);
+        let cleared = if is_noted { self.forget_run() } else { Ok(()) };
+        let also = |e: Error, what: &str, done: Result<()>| match done {
+            Err(also) => e.also(format!("{what} failed too: {also}")),
+            Ok(()) => e,
+        };
+        let e = also(e, "removing the network interfaces", links);
+        also(also(e, "removing the cgroup", removed), "removing the record of the run", cleared)
+    }
+
+    /// What is to be started now, once everything says that it may be.
+    fn to_be_started(&self) -> Result<Arc<ContainerConfig>> {
+        // Of a new one nobody else can have begun a run; if somebody has, the claim on the record of this run tells.
+        let fresh = self.fresh.swap(false, Ordering::Relaxed);
+        if !fresh {
+            self.settle_if_ended()?;
+        }
+        match &*self.run() {
+            Run::Live(_) => return Err(running_already()),
+            Run::Deleted => return Err(self.gone()),
+            Run::Never | Run::Ended { .. } => {}
+        }
+        // Another runtime may have deleted or changed it. Of a new ephemeral one the record of its run tells, which is
+        // in the same directory.
+        if !fresh || self.config().durability() == Durability::Durable {
+            self.refresh()?;
+        }
+        let mut config = self.config();
+        if config.allots_cpus() {
+            config = Arc::new(self.runtime.with_cpus(&self.id(), &config, None)?);
+        }
+        config.limits.check_host()?;
+        self.check_interception(&config)?;
+        Ok(config)
     }
 
     /// Puts back what was known of the run before, as the start has failed.
@@ -368,6 +396,21 @@ fn known(config: &ContainerConfig, up: Up, guests: &Guests) -> Result<Arc<Child>
         return Err(e);
     }
     Ok(child)
+}
+
+/// What a run has that others work with too.
+struct Ours<'a> {
+    cgroup: Option<&'a Cgroup>,
+    id_map: Option<&'a IdMap>,
+    guests: &'a Arc<Guests>,
+}
+
+/// A program that runs and has what it needs of this process.
+struct Attended {
+    child: Arc<Child>,
+    keeper: Option<Child>,
+    /// Where the caller is to answer its calls.
+    listener: Option<OwnedFd>,
 }
 
 /// Writes the record of the run, so that another process finds it.
