@@ -248,7 +248,11 @@ fn a_container_outlives_the_process_that_started_it() {
         lives.delete().unwrap();
 
         // The other one ends while nobody looks.
-        sh(&ends, "touch /tmp/go");
+        let touch = ends.exec(ExecOptions::new(["touch", "/tmp/go"])).unwrap().wait().unwrap();
+        assert!(
+            touch == ExitStatus::Exited(0) || touch == KILLED,
+            "{touch}: with the container at the latest"
+        );
         let pid = ends.info().unwrap().pid;
         drop(ends);
         while pid.is_some_and(|pid| Path::new(&format!("/proc/{pid}/ns")).exists()) {
