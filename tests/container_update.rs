@@ -214,7 +214,8 @@ fn limits_act_at_once_on_what_runs() {
     none(c.update(Limits::new().pids_max(Limit::Max).memory_swap_max(0)).unwrap());
     assert_eq!(sh(&c, "sleep 0 & wait").0, 0);
 
-    let eater = "head -c 48m /dev/zero | tail -c 48m | sleep 600";
+    // The kernel may kill a second process before it sees that the first one's memory is free: not the container's program.
+    let eater = "echo 1000 > /proc/self/oom_score_adj; head -c 48m /dev/zero | tail -c 48m | sleep 600";
     let eaten = c.exec(stockade::instance::ExecOptions::new(["sh", "-c", eater])).unwrap();
     let used = |c: &Container| file(c, "memory.current").parse::<u64>().unwrap();
     until(LONG, "48 MiB are in use", || used(&c) > 48 << 20);
