@@ -16,7 +16,7 @@ use super::handle::Container;
 use super::intercept::Watched;
 use super::live::Live;
 use super::reboot::Patience;
-use super::tail::{Settings, tail};
+use super::tail::{Settings, add_limits, tail};
 use super::{payload, streams};
 use crate::caps::{CapSet, CapabilitySets};
 use crate::cgroup::Cgroup;
@@ -28,7 +28,7 @@ use crate::namespaces::{NamespaceKind, NamespaceSource};
 use crate::op::Deadline;
 use crate::process::{SessionKeyring, User};
 use crate::signal::Signal;
-use crate::spawn::{Child, Fd, Guests, KernelFs, Plan, Spec, launch};
+use crate::spawn::{Child, Fd, Guests, Plan, Spec, launch};
 use crate::sys::process::{PF_EXITING, process_flags};
 
 impl Container {
@@ -112,19 +112,7 @@ impl Container {
         fds.extend(given.iter().map(AsFd::as_fd));
 
         let mut plan = Plan::new(fds.len() as u8);
-        // Before it hides itself, which makes its files in proc root's, and before it joins the user namespace,
-        // where limits can no longer be raised.
-        if let Some(value) = config.oom_score_adj {
-            plan.enter_kernel(KernelFs::Proc);
-            plan.write_proc(
-                "set oom_score_adj",
-                "/proc/self/oom_score_adj",
-                value.get().to_string().as_bytes(),
-            );
-        }
-        for (resource, limit) in &config.rlimits {
-            plan.rlimit(resource.name(), resource.number(), limit.soft(), limit.hard());
-        }
+        add_limits(&mut plan, &config);
         plan.prctl("hide this process's memory", libc::PR_SET_DUMPABLE, 0);
         // Where cgroup2 is mounted with `nsdelegate`, as systemd does, nobody inside a cgroup namespace can put a
         // process into it from outside: so the command joins that one itself, once it is in the cgroup.
@@ -168,10 +156,8 @@ impl Container {
         let sent = started.send(&mut plan, &fds);
         started.or_its_own(&plan, sent)?;
         if let Some(leaf) = live.cgroup.as_ref().filter(|_| v1) {
-            started.wait_sibling(&plan, deadline, cancel.as_ref()).map_err(|e| explain(e, live))?;
-            let joined = started.child().map(Child::id).and_then(|pid| leaf.v1_take_in(pid));
-            let joined = joined.and_then(|()| started.go(&[]));
-            started.or_its_own(&plan, joined).map_err(|e| explain(e, live))?;
+            let joined = payload::take_in(leaf, &mut started, &plan, deadline, cancel.as_ref());
+            joined.map_err(|e| explain(e, live))?;
         }
         let running = started.wait_exec(&plan, deadline, cancel.as_ref());
         let running = running.map_err(|e| explain(e, live))?;

@@ -11,6 +11,8 @@ use super::handle::Container;
 use crate::cgroup::{Cgroup, Enforce};
 use crate::error::{ErrorKind, Result};
 use crate::idmap::IdMap;
+use crate::op::{Cancel, Deadline};
+use crate::spawn::{Child, Plan, Started};
 
 const PAYLOAD: &str = "payload";
 /// Of a name that no init uses. A process may not be put where the container has given controllers away.
@@ -46,6 +48,20 @@ pub(super) fn for_exec(leaf: &Cgroup, config: &ContainerConfig) -> Result<Option
         Err(e) if e.kind() == ErrorKind::AlreadyExists => payload.open_child(EXEC).map(Some),
         made => made.map(Some),
     }
+}
+
+/// Puts a program that joins the container, and was born into a v2 cgroup alone, into the v1 groups of `leaf`.
+pub(super) fn take_in(
+    leaf: &Cgroup,
+    started: &mut Started,
+    plan: &Plan,
+    deadline: Deadline,
+    cancel: Option<&Cancel>,
+) -> Result<()> {
+    started.wait_sibling(plan, deadline, cancel)?;
+    let joined = started.child().map(Child::id).and_then(|pid| leaf.v1_take_in(pid));
+    let joined = joined.and_then(|()| started.go(&[]));
+    started.or_its_own(plan, joined)
 }
 
 impl Container {

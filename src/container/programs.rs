@@ -14,7 +14,7 @@ use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, 
 use super::config::ContainerConfig;
 use super::payload;
 use super::streams::Sources;
-use super::tail::{Place, Settings, tail};
+use super::tail::{Place, Settings, add_limits, tail};
 use crate::caps::{CapSet, CapabilitySets};
 use crate::cgroup::Cgroup;
 use crate::error::{Error, Result};
@@ -26,7 +26,7 @@ use crate::seccomp::Response;
 use crate::seccomp::intercept::{Programs, Wanted};
 use crate::seccomp::unfinished::{Later, Progress, Unfinished};
 use crate::signal::Signal;
-use crate::spawn::{Child, Fd, Guests, KernelFs, Plan, Running, Spec, launch};
+use crate::spawn::{Child, Fd, Guests, Plan, Running, Spec, launch};
 use crate::sys::pidfd;
 
 /// How long a program may take to be there. One whose file lies on a file system that hangs takes longer.
@@ -102,7 +102,7 @@ impl Starter {
         fds.extend(given.iter().map(AsFd::as_fd));
 
         let mut plan = Plan::new(fds.len() as u8);
-        self.limits(&mut plan);
+        add_limits(&mut plan, config);
         plan.prctl("hide this process's memory", libc::PR_SET_DUMPABLE, 0);
         let kinds = (2..).zip(wanted.namespaces).map(|(slot, (kind, _))| (*kind, Fd::Slot(slot)));
         // That of cgroups once it is in the cgroup: see `exec`.
@@ -134,24 +134,9 @@ impl Starter {
         let sent = started.send(&mut plan, &fds);
         started.or_its_own(&plan, sent)?;
         if let Some(leaf) = self.cgroup.as_ref().filter(|_| v1) {
-            started.wait_sibling(&plan, deadline, None)?;
-            let joined = started.child().map(Child::id).and_then(|pid| leaf.v1_take_in(pid));
-            let joined = joined.and_then(|()| started.go(&[]));
-            started.or_its_own(&plan, joined)?;
+            payload::take_in(leaf, &mut started, &plan, deadline, None)?;
         }
         started.wait_exec(&plan, deadline, None)
-    }
-
-    /// Limits of the container's processes, which can be set only from outside: see `exec`.
-    fn limits(&self, plan: &mut Plan) {
-        if let Some(value) = self.config.oom_score_adj {
-            plan.enter_kernel(KernelFs::Proc);
-            let value = value.get().to_string();
-            plan.write_proc("set oom_score_adj", "/proc/self/oom_score_adj", value.as_bytes());
-        }
-        for (resource, limit) in &self.config.rlimits {
-            plan.rlimit(resource.name(), resource.number(), limit.soft(), limit.hard());
-        }
     }
 
     /// The caller's cgroup, where that is one of the container's; else that of commands.

@@ -210,6 +210,19 @@ pub(super) fn tail(plan: &mut Plan, streams: &[Stream; 3], t: &Tail) {
     plan.exec(&t.args[0], &candidates, &t.args, &t.env);
 }
 
+/// Limits of a program that joins a running container, which can be set only from outside: before it hides itself, which
+/// makes its files in proc root's, and before it joins the user namespace, where limits can no longer be raised.
+pub(super) fn add_limits(plan: &mut Plan, config: &ContainerConfig) {
+    if let Some(value) = config.oom_score_adj {
+        plan.enter_kernel(KernelFs::Proc);
+        let value = value.get().to_string();
+        plan.write_proc("set oom_score_adj", "/proc/self/oom_score_adj", value.as_bytes());
+    }
+    for (resource, limit) in &config.rlimits {
+        plan.rlimit(resource.name(), resource.number(), limit.soft(), limit.hard());
+    }
+}
+
 fn add_label(plan: &mut Plan, t: &Tail) {
     let Some(label) = &t.label else { return };
     // Its mounts may be the work of whoever is in the container by now: the file must be the kernel's own.
