@@ -79,6 +79,15 @@ macro_rules! limits {
                 )*
                 out
             }
+
+            /// Of these limits those that `named` has too, whatever it says of them.
+            #[cfg(feature = "vm")]
+            pub(crate) fn only(&self, named: &Self) -> Self {
+                let mut out = self.clone();
+                $(if named.$name.is_none() { out.$name = None; })*
+                $(out.$map.retain(|key, _| named.$map.contains_key(key));)*
+                out
+            }
         }
     };
 }

@@ -235,7 +235,12 @@ pub(super) fn change(
     let mut skipped = change.skipped;
     // What can be refused comes before what cannot.
     match &given.group {
-        None => skipped.extend(without_cgroup(&change.cgroup, new.enforce)?),
+        None => {
+            skipped.extend(without_cgroup(&change.cgroup, new.enforce)?);
+            if pins(old) != pins(new) {
+                machine.threads().pin(&pins(new))?;
+            }
+        }
         Some(group) => {
             // Without them the limit has its own error.
             match group.enable(&change.cgroup, above) {
@@ -253,7 +258,7 @@ pub(super) fn change(
             let before = group.cgroup.limits()?;
             skipped.extend(group.cgroup.update_unless(&limits, &how, stop)?);
             if let Err(e) = machine.threads().pin(&pins(new)) {
-                let back = group.cgroup.update(&only(&before, &limits), Enforce::Required);
+                let back = group.cgroup.update(&before.only(&limits), Enforce::Required);
                 return Err(match back {
                     Ok(_) => e,
                     Err(left) => e.also(format!("the old limits are not back: {left}")),
@@ -261,21 +266,8 @@ pub(super) fn change(
             }
         }
     }
-    if given.group.is_none() && pins(old) != pins(new) {
-        machine.threads().pin(&pins(new))?;
-    }
     if let (Some(bytes), Some(balloon)) = (change.balloon, machine.balloon()) {
         balloon.ask(bytes);
     }
     Ok(skipped)
-}
-
-/// Of `all` those that `named` names.
-fn only(all: &Limits, named: &Limits) -> Limits {
-    let mut out = Limits::default();
-    macro_rules! keep {
-        ($($field:ident)*) => { $(if named.$field.is_some() { out.$field.clone_from(&all.$field); })* };
-    }
-    keep!(cpu_weight cpu_max cpu_max_burst cpu_idle cpu_uclamp_min cpu_uclamp_max cpuset_cpus cpuset_mems);
-    out
 }
