@@ -100,16 +100,7 @@ impl View {
 
     /// What it is called in the file system.
     pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Meminfo => "meminfo",
-            Self::Cpuinfo => "cpuinfo",
-            Self::Stat => "stat",
-            Self::Uptime => "uptime",
-            Self::Loadavg => "loadavg",
-            Self::Swaps => "swaps",
-            Self::Diskstats => "diskstats",
-            Self::CpuOnline => "online",
-        }
+        self.path().rsplit('/').next().unwrap_or_default()
     }
 
     /// Which file it stands for.

@@ -27,15 +27,15 @@ pub(super) fn render(view: View, of: &Subject) -> Result<Vec<u8>, Errno> {
     let text = match view {
         View::Meminfo => share.memory().map(|memory| memory::meminfo(&host, &memory)),
         View::Swaps => share.memory().and_then(|memory| memory::swaps(&host, &memory)),
-        View::Cpuinfo => cpus_of(of)?.map(|cpus| cpus::cpuinfo(&host, &cpus)),
-        View::CpuOnline => cpus_of(of)?.map(|cpus| format!("{cpus}\n")),
+        View::Cpuinfo => machine_cpus()?.of(share).map(|cpus| cpus::cpuinfo(&host, &cpus)),
+        View::CpuOnline => Cpus::parse(&host).ok_or(Errno::IO)?.of(share).map(|cpus| format!("{cpus}\n")),
         View::Stat => {
-            let all = Cpus::parse(&self::host(View::CpuOnline.path())?).ok_or(Errno::IO)?;
+            let all = machine_cpus()?;
             let cpus = all.of(share).unwrap_or(all);
             Some(cpus::stat(&host, &cpus, share.cpu_time().as_ref(), lifetime(of), of.ahead))
         }
         View::Uptime => {
-            let all = Cpus::parse(&self::host(View::CpuOnline.path())?).ok_or(Errno::IO)?;
+            let all = machine_cpus()?;
             let count = all.of(share).unwrap_or(all).len();
             let used = share.cpu_time().map_or(Duration::ZERO, |time| time.usage);
             Some(tasks::uptime(lifetime(of), count, used))
@@ -46,10 +46,9 @@ pub(super) fn render(view: View, of: &Subject) -> Result<Vec<u8>, Errno> {
     Ok(text.unwrap_or(host).into_bytes())
 }
 
-/// The container's CPUs; `None` where they are all of the machine's.
-fn cpus_of(of: &Subject) -> Result<Option<Cpus>, Errno> {
-    let all = Cpus::parse(&host(View::CpuOnline.path())?).ok_or(Errno::IO)?;
-    Ok(all.of(&of.share))
+/// Those that are online.
+fn machine_cpus() -> Result<Cpus, Errno> {
+    Cpus::parse(&host(View::CpuOnline.path())?).ok_or(Errno::IO)
 }
 
 /// For how long it has run.
