@@ -19,7 +19,7 @@ mod turns;
 
 use std::sync::Arc;
 
-use rig::{Rig, busybox, sh};
+use rig::{Rig, busybox, sh, works};
 use stockade::Rootfs;
 use stockade::container::{Container, ContainerBuilder, ContainerConfig};
 
@@ -41,14 +41,6 @@ impl Root {
         let config = ContainerConfig::builder(name).rootfs(Rootfs::dir(self.0.path().join("root")));
         config.args(["sleep", "1000"]).kill_on_drop()
     }
-}
-
-/// The output of a script that must succeed.
-#[track_caller]
-fn works(c: &Container, script: &str) -> String {
-    let (code, text) = sh(c, &format!("set -e; {script}"));
-    assert_eq!(code, 0, "{script}: {text}");
-    text
 }
 
 /// The output of a script that must fail.

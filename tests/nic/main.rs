@@ -13,7 +13,7 @@ mod wire;
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 
-use rig::{Rig, busybox, end, sh};
+use rig::{Rig, busybox, end, works};
 use stockade::container::{AddressScope, Container, ContainerBuilder, LinkState, Network, Nic};
 use stockade::namespaces::{NamespaceKind, NamespaceSource, Target};
 use stockade::{ErrorKind, InstanceId};
@@ -42,13 +42,6 @@ pub(crate) fn with_rig(test: impl FnOnce(&Wire, &Rig) + Send) {
 pub(crate) fn bridged(number: u8) -> Nic {
     let nic = Nic::bridged("br0").address(&format!("10.77.0.{number}/24")).gateway("10.77.0.1");
     nic.address(&format!("fd77::{number}/64")).gateway("fd77::1")
-}
-
-#[track_caller]
-fn works(c: &Container, script: &str) -> String {
-    let (code, text) = sh(c, script);
-    assert_eq!(code, 0, "{script}: {text}");
-    text
 }
 
 fn id(name: &str) -> InstanceId {

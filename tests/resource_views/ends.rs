@@ -1,7 +1,7 @@
 //! That nothing is left, and nobody hangs.
 
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -148,12 +148,16 @@ fn reads_fail_once_the_runtime_is_closed() {
     rig.end();
 }
 
+/// The runtime of a host that a test has started; `None` where it has not.
+fn runtime_of_host() -> Option<Runtime> {
+    let dirs = PathBuf::from(std::env::var_os(HOST)?);
+    Some(Runtime::builder().state_dir(dirs.join("state")).run_dir(dirs.join("run")).open().unwrap())
+}
+
 /// What the next test runs where there is no `/dev/fuse`.
 #[test]
 fn host_without_fuse() {
-    let Some(dirs) = std::env::var_os(HOST) else { return };
-    let dirs = Path::new(&dirs);
-    let runtime = Runtime::builder().state_dir(dirs.join("state")).run_dir(dirs.join("run")).open().unwrap();
+    let Some(runtime) = runtime_of_host() else { return };
     let config = busybox("none").resource_views(ResourceViews::ALL);
     let c = runtime.create(config.build().unwrap()).unwrap();
     let e = c.start().unwrap_err();
@@ -215,9 +219,7 @@ fn a_pool_has_no_sandboxes_for_them() {
 /// The host of the next test.
 #[test]
 fn host() {
-    let Some(dirs) = std::env::var_os(HOST) else { return };
-    let dirs = Path::new(&dirs);
-    let runtime = Runtime::builder().state_dir(dirs.join("state")).run_dir(dirs.join("run")).open().unwrap();
+    let Some(runtime) = runtime_of_host() else { return };
     let root = support::fixture("busybox").unwrap();
     let config = stockade::ContainerConfig::builder("orphan")
         .rootfs(Rootfs::overlay([root]))

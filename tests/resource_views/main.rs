@@ -19,7 +19,7 @@ mod shows;
 
 use std::sync::Arc;
 
-use rig::{Rig, end, sh};
+use rig::{Rig, end, works};
 use stockade::Rootfs;
 use stockade::cgroup::{CpuMax, Limits};
 use stockade::container::{Container, ContainerBuilder, ContainerConfig, ResourceViews};
@@ -76,14 +76,6 @@ fn in_limits(test: impl Fn(&Rig, &Container)) {
         end(c);
     }
     rig.end();
-}
-
-/// The output of a script that must succeed.
-#[track_caller]
-fn works(c: &Container, script: &str) -> String {
-    let (code, text) = sh(c, &format!("set -e; {script}"));
-    assert_eq!(code, 0, "{script}: {text}");
-    text
 }
 
 /// A line of `/proc/meminfo`, in bytes.

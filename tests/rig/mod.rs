@@ -76,3 +76,12 @@ pub(crate) fn sh(container: &Container, script: &str) -> (i32, String) {
         other => panic!("{script}: {other}: {text}"),
     }
 }
+
+/// The output of a script that must succeed, each command of it.
+#[allow(dead_code, reason = "not every test program uses it")]
+#[track_caller]
+pub(crate) fn works(container: &Container, script: &str) -> String {
+    let (code, text) = sh(container, &format!("set -e; {script}"));
+    assert_eq!(code, 0, "{script}: {text}");
+    text
+}
