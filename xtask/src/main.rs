@@ -10,6 +10,7 @@ mod paths;
 mod repeat;
 mod setup;
 mod sh;
+mod space;
 mod test;
 mod vm;
 

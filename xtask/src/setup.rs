@@ -2,12 +2,12 @@
 
 use std::process::Command;
 
-use crate::{Result, debian, fixtures, inits, paths, sh};
+use crate::{Result, debian, fixtures, inits, paths, sh, space};
 
 /// How much to prepare.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wanted {
-    /// Packages, the busybox root and the Debian root.
+    /// Packages, the busybox root and the Debian root, where there is room for a whole run of the tests.
     Everything,
     /// The busybox root; the Debian root only if it need not be built.
     WhatIsQuick,
@@ -27,6 +27,9 @@ const TOOLS: &[(&str, &str)] = &[
 
 /// Prepares what is wanted. What cannot be prepared here is said; the tests that need it are then skipped, loudly.
 pub fn run(wanted: Wanted) -> Result {
+    if wanted == Wanted::Everything {
+        space::check()?;
+    }
     tools();
     components()?;
     fixtures::busybox()?;
