@@ -3,6 +3,7 @@
 use std::io::Read;
 use std::time::Duration;
 
+use stockade::cgroup::DevicePolicy;
 use stockade::container::{Container, ContainerBuilder, ContainerConfig};
 use stockade::instance::{ExecOptions, StartOptions, Stdio};
 use stockade::{ErrorKind, ExitStatus, Rootfs, Runtime, Signal, SpawnStrategy};
@@ -121,6 +122,48 @@ fn exec_freeze_and_stop_work_in_a_sandbox() {
     c.restart().unwrap();
     assert_eq!(map(&c), first, "it keeps its ids");
     c.stop().unwrap();
+    c.delete().unwrap();
+    drop(c);
+    rt.close();
+    before.assert_unchanged();
+}
+
+/// Sandboxes have their template's device policy before they are taken.
+#[test]
+fn the_device_policy_of_a_sandbox_is_that_of_its_container() {
+    const LOOK: &str =
+        "for d in null urandom; do head -c 1 < /dev/$d > /dev/null && echo $d; done 2> /dev/null; true";
+    let _serial = support::serial();
+    require_root!();
+    let _ = require_fixture!("busybox");
+    let before = HostSnapshot::take();
+    let dirs = support::private_dirs();
+    let rt = Runtime::builder().state_dir(dirs.state()).run_dir(dirs.run()).open().unwrap();
+    let without_urandom = || DevicePolicy::standard().deny("c 1:9 r".parse().unwrap());
+    let denied = |name: &str| job(name).devices(without_urandom());
+    let ready = |builder: ContainerBuilder| rt.prewarmed(&builder.build().unwrap());
+    let text = |builder| first_process(&rt, builder, LOOK).1;
+
+    rt.prewarm(job("template").build().unwrap(), 1).unwrap();
+    assert_eq!((ready(job("a")), ready(denied("a"))), (1, 0));
+    assert_eq!(text(denied("a")), "null\n", "no sandbox of another policy");
+    assert_eq!(text(job("a")), "null\nurandom\n");
+
+    rt.prewarm(denied("template").build().unwrap(), 1).unwrap();
+    assert_eq!(ready(denied("a")), 1);
+    assert_eq!(text(denied("a")), "null\n", "it holds in the sandbox");
+
+    // The policy changes between create and start: the sandbox that was taken is of no use any more.
+    rt.prewarm(denied("template").build().unwrap(), 0).unwrap();
+    rt.prewarm(job("template").build().unwrap(), 0).unwrap();
+    rt.prewarm(job("template").build().unwrap(), 1).unwrap();
+    let [taken] = parked()[..] else { panic!("{:?} wait", parked()) };
+    let c = rt.create(job("b").args(["sh", "-c", LOOK]).build().unwrap()).unwrap();
+    c.set_devices(without_urandom()).unwrap();
+    let pipes = c.start_with(StartOptions::new().stdout(Stdio::Piped)).unwrap();
+    assert!(!parked().contains(&taken), "the sandbox is left");
+    assert_eq!(std::io::read_to_string(std::fs::File::from(pipes.stdout.unwrap())).unwrap(), "null\n");
+    assert_eq!(c.wait().unwrap(), ExitStatus::Exited(0));
     c.delete().unwrap();
     drop(c);
     rt.close();

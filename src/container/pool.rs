@@ -12,16 +12,16 @@ use std::time::Duration;
 use super::config::{CgroupConfig, ContainerConfig};
 use super::handle::{id_map_for, new_uuid};
 use super::live::remove_cgroup;
-use super::start::{Request, UserNamespace};
+use super::start::{Parked, Request, UserNamespace};
 use super::stock::{Refill, Stock};
-use crate::cgroup::Cgroup;
+use crate::cgroup::{Cgroup, DevicePolicy, Enforce};
 use crate::error::{Error, ErrorKind, Result};
 use crate::idmap::IdMap;
 use crate::namespaces::NamespaceSource;
 use crate::op::Deadline;
 use crate::rootfs::Rootfs;
 use crate::runtime::Inner;
-use crate::spawn::{Hooks, Started};
+use crate::spawn::Hooks;
 
 /// How long one sandbox may take.
 const MAKE: Duration = Duration::from_secs(30);
@@ -30,9 +30,12 @@ const MAKE: Duration = Duration::from_secs(30);
 pub(crate) struct Sandbox {
     /// Of the container that it becomes: its ids are reserved under that.
     pub(super) uuid: String,
-    pub(super) started: Option<Started>,
+    pub(super) parked: Option<Parked>,
     pub(super) cgroup: Option<Cgroup>,
     pub(super) id_map: Option<IdMap>,
+    /// The device policy that it has, which may have been skipped.
+    devices: Option<DevicePolicy>,
+    enforce: Enforce,
     /// Where its ids go back to; nowhere once a container has them.
     owner: Weak<Inner>,
     /// Has the pool that it was taken from make another one, once this one is used.
@@ -44,9 +47,11 @@ impl Sandbox {
         let uuid = new_uuid(inner);
         let mut sandbox = Self {
             uuid,
-            started: None,
+            parked: None,
             cgroup: None,
             id_map: None,
+            devices: template.devices().cloned(),
+            enforce: template.enforce,
             owner: Arc::downgrade(inner),
             refill: None,
         };
@@ -86,8 +91,7 @@ impl Sandbox {
             hooks: Hooks::default(),
             witness: None,
         };
-        let started = request.park()?;
-        sandbox.started = Some(started);
+        sandbox.parked = Some(request.park()?);
         Ok(sandbox)
     }
 
@@ -96,15 +100,20 @@ impl Sandbox {
         self.owner = Weak::new();
     }
 
+    /// Whether it can still become a container of `config`, whose device policy may have changed since it was made.
+    pub(super) fn is_fit_for(&self, config: &ContainerConfig) -> bool {
+        self.is_alive() && self.devices.as_ref() == config.devices() && self.enforce == config.enforce
+    }
+
     pub(super) fn is_alive(&self) -> bool {
-        self.started.as_ref().is_some_and(Started::is_alive)
+        self.parked.as_ref().is_some_and(Parked::is_alive)
     }
 }
 
 impl Drop for Sandbox {
     fn drop(&mut self) {
         // The child first: nothing can be removed under it. What cannot be removed is found by its name later.
-        drop(self.started.take());
+        drop(self.parked.take());
         if let Some(cgroup) = self.cgroup.take() {
             let _ = remove_cgroup(&cgroup);
         }
@@ -200,6 +209,8 @@ fn same_sandbox(template: &ContainerConfig, config: &ContainerConfig) -> bool {
         && (b.nics.is_empty() || !a.loopback_down)
         && a.sysctls == b.sysctls
         && a.cgroup == b.cgroup
+        && a.devices() == b.devices()
+        && a.enforce == b.enforce
         && a.resource_views == b.resource_views
         && (&a.resolv_conf, &a.hosts, &a.hostname_file) == (&b.resolv_conf, &b.hosts, &b.hostname_file)
 }

@@ -192,8 +192,10 @@ impl Runtime {
     /// the start has only the program left to do. With 0 they are given up.
     ///
     /// Makes them before it returns, about 2 ms each. A thread named `stockade-pool` makes new ones for those that are
-    /// taken, until [`close`](Self::close); it begins when the start is done, or when none is left. Each is a waiting process with a cgroup, a range of ids and mounts of its
-    /// own, about 0.4 MB of kernel memory; it holds no descriptor of this process.
+    /// taken, until [`close`](Self::close); it begins when the start is done, or when none is left. Each is a waiting
+    /// process with a cgroup, its device policy, a range of ids and mounts of its own, about 0.4 MB of kernel memory; it
+    /// holds no descriptor of this process. A container whose device policy is changed between its making and its start
+    /// starts without.
     ///
     /// ```no_run
     /// use stockade::{ContainerConfig, Rootfs, Runtime};

@@ -31,6 +31,7 @@ use rustix::io::Errno;
 use rustix::process::Pid;
 
 use self::descriptors::Descriptors;
+pub(super) use self::park::Parked;
 use self::plan::{Parts, Users};
 use super::config::{ContainerConfig, EtcFile, Network};
 use super::devices;
@@ -372,7 +373,9 @@ impl Request<'_> {
     /// What the host does to the child while it waits. Gives the user namespace where a tree wants its map.
     fn settle(&self, started: &Started, fds: &Descriptors) -> Result<(Option<OwnedFd>, Vec<Skipped>)> {
         let userns = self.map_users(started, fds)?;
-        Ok((userns, self.limit(started)?))
+        let mut skipped = self.limit(started)?;
+        skipped.extend(self.confine()?);
+        Ok((userns, skipped))
     }
 
     /// Writes the id maps. Gives the user namespace where a tree wants its map.
@@ -382,7 +385,7 @@ impl Request<'_> {
         fds.need_user_namespace().then(|| started.user_namespace()).transpose()
     }
 
-    /// Sets the limits that the host sets, and the device policy.
+    /// Sets the limits that the host sets.
     fn limit(&self, started: &Started) -> Result<Vec<Skipped>> {
         let child = started.child()?;
         if !self.sets_own_rlimits() {
@@ -396,18 +399,19 @@ impl Request<'_> {
             let path = format!("/proc/{}/oom_score_adj", child.id());
             write_proc(OOM_SCORE, &path, &value.get().to_string()).map_err(explain_oom_score)?;
         }
-        let mut skipped = match self.cgroup {
+        let skipped = match self.cgroup {
             Some(cgroup) if self.has_limits() => cgroup.apply(&self.config.limits, self.config.enforce)?,
             _ => Vec::new(),
         };
         if let (Some(cgroup), Some((uid, gid))) = (self.cgroup, self.named_owner) {
             cgroup.v1_delegate_named(uid, gid)?;
         }
-        // The child waits for its plan, which needs no device that the policy denies.
-        if let Some(cgroup) = self.cgroup {
-            skipped.extend(devices::confine(self.host, cgroup, self.config)?);
-        }
         Ok(skipped)
+    }
+
+    /// Attaches the device policy. The child waits for its plan, which needs no device that the policy denies.
+    fn confine(&self) -> Result<Option<Skipped>> {
+        self.cgroup.map_or(Ok(None), |cgroup| devices::confine(self.host, cgroup, self.config))
     }
 
     /// The capabilities that stage-2 needs and that executing it would take away: in a new user namespace no id is

@@ -4,14 +4,29 @@ use std::os::fd::AsFd;
 
 use super::descriptors::Descriptors;
 use super::{Request, Up, borrow, plan};
+use crate::cgroup::Skipped;
 use crate::container::streams::Sources;
 use crate::error::Result;
 use crate::spawn::{Plan, Spec, Started};
 
+/// A child that waits for its program.
+#[derive(Debug)]
+pub(in crate::container) struct Parked {
+    child: Started,
+    /// The device policy, where it could not be attached.
+    skipped: Option<Skipped>,
+}
+
+impl Parked {
+    pub(in crate::container) fn is_alive(&self) -> bool {
+        self.child.is_alive()
+    }
+}
+
 impl Request<'_> {
     /// Makes a sandbox of this configuration. It waits for a program, for as long as it takes, and ends with the
     /// returned handle or with this process.
-    pub(in crate::container) fn park(&self) -> Result<Started> {
+    pub(in crate::container) fn park(&self) -> Result<Parked> {
         let mut fds = Descriptors::from_slot(0);
         let mut plan = self.plan_sandbox(&mut fds)?;
         let spec = Spec {
@@ -24,11 +39,13 @@ impl Request<'_> {
         let mut started = self.launch(&spec, &plan)?;
         let mapped = self.map_users(&started, &fds);
         let userns = started.or_its_own(&plan, mapped)?;
+        let confined = self.confine();
+        let skipped = started.or_its_own(&plan, confined)?;
         let made = fds.make(userns.as_ref().map(AsFd::as_fd))?;
         let sent = started.send(&mut plan, &borrow(&made));
         started.or_its_own(&plan, sent)?;
         started.wait_parked(&plan, self.deadline, self.cancel.as_ref())?;
-        Ok(started)
+        Ok(Parked { child: started, skipped })
     }
 
     /// The plan of a sandbox, which ends with the wait for the next one.
@@ -40,7 +57,8 @@ impl Request<'_> {
     }
 
     /// Runs the program of this configuration in a sandbox that [`park`](Self::park) made of one like it.
-    pub(in crate::container) fn unpark(&self, mut started: Started, streams: Sources) -> Result<Up> {
+    pub(in crate::container) fn unpark(&self, parked: Parked, streams: Sources) -> Result<Up> {
+        let Parked { child: mut started, skipped: unconfined } = parked;
         let mut fds = Descriptors::from_slot(0);
         let streams = streams.without_inheritance()?.hand_over(|fd| fds.ready(fd))?;
         let mut tail = self.tail(self.users_inside())?;
@@ -49,7 +67,8 @@ impl Request<'_> {
         plan::build_program(&mut plan, self.config, &streams, &tail);
         self.hooks.apply(&mut plan);
         let limited = self.limit(&started);
-        let skipped = started.or_its_own(&plan, limited)?;
+        let mut skipped = started.or_its_own(&plan, limited)?;
+        skipped.extend(unconfined);
         self.note(&started, &skipped)?;
         let made = fds.make(None)?;
         let sent = started.send(&mut plan, &borrow(&made));

@@ -15,7 +15,6 @@ use crate::container::handle::{Container, Run};
 use crate::container::intercept::Watched;
 use crate::container::live::{Live, remove_cgroup};
 use crate::container::load::identity;
-use crate::container::pool::Sandbox;
 use crate::container::{ContainerConfig, nics, payload, streams};
 use crate::error::{Error, ErrorKind, Result};
 use crate::idmap::IdMap;
@@ -91,9 +90,9 @@ impl Container {
         let host_links = planned.as_ref().map(nics::Planned::host_names).unwrap_or_default();
         let planned = planned.map(RefCell::new);
         // Nothing may fail between this and the start, which removes it on failure.
-        let mut sandbox = self.sandbox().take().filter(Sandbox::is_alive);
+        let mut sandbox = self.sandbox().take().filter(|sandbox| sandbox.is_fit_for(&config));
         let (parked, cgroup) = match &mut sandbox {
-            Some(sandbox) => (sandbox.started.take(), sandbox.cgroup.take()),
+            Some(sandbox) => (sandbox.parked.take(), sandbox.cgroup.take()),
             None => (None, self.make_cgroup(&config)?),
         };
         let delegated = cgroup.as_ref().filter(|_| config.cgroup == CgroupConfig::Delegated);
