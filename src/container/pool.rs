@@ -14,7 +14,7 @@ use super::handle::{id_map_for, new_uuid};
 use super::live::remove_cgroup;
 use super::start::{Parked, Request, UserNamespace};
 use super::stock::{Refill, Stock};
-use crate::cgroup::{Cgroup, DevicePolicy, Enforce};
+use crate::cgroup::Cgroup;
 use crate::error::{Error, ErrorKind, Result};
 use crate::idmap::IdMap;
 use crate::namespaces::NamespaceSource;
@@ -33,9 +33,7 @@ pub(crate) struct Sandbox {
     pub(super) parked: Option<Parked>,
     pub(super) cgroup: Option<Cgroup>,
     pub(super) id_map: Option<IdMap>,
-    /// The device policy that it has, which may have been skipped.
-    devices: Option<DevicePolicy>,
-    enforce: Enforce,
+    template: Arc<ContainerConfig>,
     /// Where its ids go back to; nowhere once a container has them.
     owner: Weak<Inner>,
     /// Has the pool that it was taken from make another one, once this one is used.
@@ -43,15 +41,14 @@ pub(crate) struct Sandbox {
 }
 
 impl Sandbox {
-    fn new(inner: &Arc<Inner>, template: &ContainerConfig) -> Result<Self> {
+    fn new(inner: &Arc<Inner>, template: &Arc<ContainerConfig>) -> Result<Self> {
         let uuid = new_uuid(inner);
         let mut sandbox = Self {
             uuid,
             parked: None,
             cgroup: None,
             id_map: None,
-            devices: template.devices().cloned(),
-            enforce: template.enforce,
+            template: Arc::clone(template),
             owner: Arc::downgrade(inner),
             refill: None,
         };
@@ -100,9 +97,9 @@ impl Sandbox {
         self.owner = Weak::new();
     }
 
-    /// Whether it can still become a container of `config`, whose device policy may have changed since it was made.
+    /// Whether it can still become a container of `config`, which may have changed since it was taken.
     pub(super) fn is_fit_for(&self, config: &ContainerConfig) -> bool {
-        self.is_alive() && self.devices.as_ref() == config.devices() && self.enforce == config.enforce
+        self.is_alive() && same_sandbox(&self.template, config)
     }
 
     pub(super) fn is_alive(&self) -> bool {
@@ -128,7 +125,7 @@ impl Drop for Sandbox {
 /// Sandboxes of one template.
 #[derive(Debug)]
 pub(crate) struct Pool {
-    template: ContainerConfig,
+    template: Arc<ContainerConfig>,
     stock: Stock<Sandbox>,
 }
 
@@ -136,7 +133,8 @@ impl Pool {
     /// Makes `size` sandboxes and starts the thread that replaces those which are taken.
     pub(crate) fn open(inner: &Arc<Inner>, template: ContainerConfig, size: usize) -> Result<Self> {
         check(&template)?;
-        let (weak, config) = (Arc::downgrade(inner), template.clone());
+        let template = Arc::new(template);
+        let (weak, config) = (Arc::downgrade(inner), Arc::clone(&template));
         let make = move || weak.upgrade().map(|inner| Sandbox::new(&inner, &config));
         Ok(Self { stock: Stock::open("stockade-pool", size, make)?, template })
     }
