@@ -7,10 +7,14 @@ use stockade::cgroup::DevicePolicy;
 use stockade::container::{Container, ContainerBuilder, ContainerConfig};
 use stockade::instance::{ExecOptions, StartOptions, Stdio};
 use stockade::{ErrorKind, ExitStatus, Rootfs, Runtime, Signal, SpawnStrategy};
-use support::{HostSnapshot, require_fixture, require_root};
+use support::{HostSnapshot, PrivateDirs, require_fixture, require_root};
 
 /// How long what a pool does by itself may take.
 const SOON: Duration = Duration::from_secs(10);
+
+fn runtime(dirs: &PrivateDirs) -> Runtime {
+    Runtime::builder().state_dir(dirs.state()).run_dir(dirs.run()).open().unwrap()
+}
 
 fn job(name: &str) -> ContainerBuilder {
     let root = support::fixture("busybox").unwrap();
@@ -92,10 +96,12 @@ fn exec_freeze_and_stop_work_in_a_sandbox() {
     let _ = require_fixture!("busybox");
     let before = HostSnapshot::take();
     let dirs = support::private_dirs();
-    let rt = Runtime::builder().state_dir(dirs.state()).run_dir(dirs.run()).open().unwrap();
+    let rt = runtime(&dirs);
     rt.prewarm(job("template").build().unwrap(), 1).unwrap();
+    let [waiting] = parked()[..] else { panic!("{:?} wait", parked()) };
     let c = rt.create(job("a").args(["sleep", "1000"]).build().unwrap()).unwrap();
     c.start().unwrap();
+    assert_eq!(c.info().unwrap().pid, Some(waiting), "it is the sandbox that waited");
     let out = c.exec(ExecOptions::new(["hostname"]).stdout(Stdio::Piped)).unwrap().output().unwrap();
     assert_eq!((out.status, &*out.stdout), (ExitStatus::Exited(0), &b"a\n"[..]));
     c.freeze().unwrap();
@@ -138,7 +144,7 @@ fn the_device_policy_of_a_sandbox_is_that_of_its_container() {
     let _ = require_fixture!("busybox");
     let before = HostSnapshot::take();
     let dirs = support::private_dirs();
-    let rt = Runtime::builder().state_dir(dirs.state()).run_dir(dirs.run()).open().unwrap();
+    let rt = runtime(&dirs);
     let without_urandom = || DevicePolicy::standard().deny("c 1:9 r".parse().unwrap());
     let denied = |name: &str| job(name).devices(without_urandom());
     let ready = |builder: ContainerBuilder| rt.prewarmed(&builder.build().unwrap());
@@ -177,7 +183,7 @@ fn what_is_not_used_is_given_up() {
     let _ = require_fixture!("busybox");
     let before = HostSnapshot::take();
     let dirs = support::private_dirs();
-    let rt = Runtime::builder().state_dir(dirs.state()).run_dir(dirs.run()).open().unwrap();
+    let rt = runtime(&dirs);
     let template = job("template").build().unwrap();
     // Without a pool first: what the runtime keeps for itself is there then.
     first_process(&rt, job("warm"), "true");
@@ -223,7 +229,7 @@ fn a_parked_sandbox_holds_no_descriptor_of_the_host() {
     let dirs = support::private_dirs();
     // A descriptor that the host forgot to close on exec.
     let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::empty()).unwrap();
-    let rt = Runtime::builder().state_dir(dirs.state()).run_dir(dirs.run()).open().unwrap();
+    let rt = runtime(&dirs);
     rt.prewarm(job("template").build().unwrap(), 1).unwrap();
     drop(write);
     let mut byte = [0];
@@ -247,7 +253,7 @@ fn a_template_that_cannot_be_shared_is_refused() {
     require_root!();
     let root = require_fixture!("busybox");
     let dirs = support::private_dirs();
-    let rt = Runtime::builder().state_dir(dirs.state()).run_dir(dirs.run()).open().unwrap();
+    let rt = runtime(&dirs);
     let writable = ContainerConfig::builder("w").rootfs(Rootfs::dir(&root)).build().unwrap();
     let overlay = ContainerConfig::builder("o").rootfs(Rootfs::overlay([&root])).build().unwrap();
     for template in [writable, overlay] {
@@ -267,7 +273,7 @@ fn dropping_a_runtime_ends_a_pool_that_is_being_filled() {
     let _ = require_fixture!("busybox");
     let before = HostSnapshot::take();
     let dirs = support::private_dirs();
-    let open = || Runtime::builder().state_dir(dirs.state()).run_dir(dirs.run()).open().unwrap();
+    let open = || runtime(&dirs);
     first_process(&open(), job("warm"), "true");
     let leaks = dirs.leak_check();
     for _ in 0..20 {
