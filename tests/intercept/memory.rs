@@ -14,6 +14,7 @@ use stockade::instance::{ExecOptions, Stdio};
 use stockade::seccomp::{Interception, MountInterception, Nodes, NotifyLoop};
 
 use super::calls::debian;
+use super::ends::{answering, assert_none_answers};
 use super::rig::{Rig, busybox, end};
 use super::{inside, works};
 
@@ -62,13 +63,7 @@ fn begin(c: &Container, case: &str, until: &str) -> Option<impl Iterator<Item = 
     None
 }
 
-fn answering() -> usize {
-    let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
-    let names = tasks.filter_map(|t| std::fs::read_to_string(t.path().join("comm")).ok());
-    names.filter(|name| name.trim() == "stockade-notify").count()
-}
-
-/// How many of them wait for a page of somebody else's memory.
+/// How many threads that answer wait for a page of somebody else's memory.
 fn stuck() -> usize {
     let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
     let waits = tasks.filter(|t| {
@@ -103,7 +98,7 @@ fn with_runtime(drive: NotifyLoop, test: impl FnOnce(&Runtime, &Path)) {
         });
         drop(supervisor);
         runtime.close();
-        assert_eq!(answering(), 0);
+        assert_none_answers();
     }
     drop(work);
     rig.end();
